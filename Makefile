@@ -1,0 +1,38 @@
+# Every target does its own set-up in .venv with pip; nothing else has to be installed first.
+PYTHON ?= python3
+BIN := .venv/bin
+# The pair that the tests prove; pyproject.toml declares the range.
+TORCH ?= torch==2.14.1 torchvision==0.29.1
+
+export ORT_DISABLE_TELEMETRY := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint bench clean setup
+
+demo: .venv/ready ## one recipe from a teacher to a gated artifact
+	$(BIN)/edgekd run quickstart
+
+test: .venv/ready lint ## everything that must hold
+	$(BIN)/python -m pytest -q
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/ready ## measure and append evidence to benchmarks/
+	$(BIN)/python benchmarks/run_all.py
+
+setup: .venv/ready
+
+# torch and torchvision are named first and together: they are built as a pair.
+.venv/ready: pyproject.toml
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "edgekd needs Python 3.11 or newer"'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv .edgekd build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,18 @@
+"""The backends that a recipe may name."""
+
+from __future__ import annotations
+
+from edgekd.backends.backend import Backend
+from edgekd.core.registry import Entry, Registry
+
+BACKENDS: Registry[Backend] = Registry(
+    "backend",
+    [
+        Entry(
+            "onnx",
+            "edgekd.backends.onnx.backend:BACKEND",
+            "ONNX graph (opset 20, Q/DQ for INT8) run by ONNX Runtime",
+        ),
+    ],
+    group="edgekd.backends",
+)

@@ -1,0 +1,19 @@
+"""The description of the ONNX backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgekd.backends.backend import Backend
+
+BACKEND = Backend(
+    name="onnx",
+    suffix=".onnx",
+    exporter="edgekd.backends.onnx.export:export",
+    runtime=Path(__file__).with_name("runtime.py"),
+    baseline="edgekd.backends.onnx.baseline:one_node_graph",
+    libraries=("onnx", "onnxruntime", "numpy"),
+    precisions=("fp32", "int8"),
+    profiles=("ort_x86",),
+    extra="train",
+)

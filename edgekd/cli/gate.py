@@ -1,0 +1,51 @@
+"""`edgekd gate`: judge a run's measurements again, for CI."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgekd.cli.options import DEFAULT_STORE, JsonOption, RunArgument, SetOption, StoreOption
+
+
+def command(
+    run: RunArgument = None,
+    set_: SetOption = None,
+    junit: Annotated[Path | None, typer.Option(help="Also write a JUnit XML file.")] = None,
+    summary: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also append a Markdown summary to this file, as GitHub's $GITHUB_STEP_SUMMARY.",
+            envvar="GITHUB_STEP_SUMMARY",
+        ),
+    ] = None,
+    store: StoreOption = DEFAULT_STORE,
+    json_: JsonOption = False,
+) -> int:
+    """Judge a run by its gate, or by a changed one (`--set gate.size=10MB`).
+
+    Nothing is measured: the gate is a function of the run's measurements. Needs no torch.
+    Exit code: 0 pass, 1 fail, 3 inconclusive.
+    """
+    from edgekd.core.durable import write_text
+    from edgekd.pipeline.rejudge import rejudge
+    from edgekd.pipeline.run_folder import find_run
+    from edgekd.report.collect import collect
+    from edgekd.report.reading import read
+    from edgekd.report.render import encodable, render_as
+    from edgekd.report.terminal import plain_text
+    from edgekd.store.store import Store
+
+    folder = find_run(Store(store), run)
+    verdict = rejudge(folder, set_ or ())
+    facts = collect(replace(read(folder), verdict=verdict))
+    if junit is not None:
+        write_text(junit, encodable(render_as("junit", facts)))
+    if summary is not None:
+        with summary.open("a", encoding="utf-8") as stream:
+            stream.write(encodable(render_as("summary", facts)))
+    typer.echo(verdict.model_dump_json(indent=2) if json_ else encodable(plain_text(facts)))
+    return verdict.exit_code

@@ -1,0 +1,91 @@
+"""`edgekd list`: what names a recipe may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import typer
+
+from edgekd.cli.options import JsonOption
+
+FAMILIES = ("methods", "networks", "models", "spaces", "data", "stages", "backends", "targets", "recipes")
+
+
+def command(
+    family: Annotated[str, typer.Argument(help=f"One of {', '.join(FAMILIES)}.")],
+    json_: JsonOption = False,
+) -> None:
+    """List the names a recipe may use, with what each is and what it needs."""
+    import json
+
+    if family not in FAMILIES:
+        raise typer.BadParameter(f"`{family}` is not a family; choices: {', '.join(FAMILIES)}")
+    rows = _LISTERS.get(family, _registry_rows)(family)
+    if json_:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    width = max((len(row["name"]) for row in rows), default=0)
+    for row in rows:
+        needs = f"  [needs {row['needs']}]" if row.get("needs") else ""
+        typer.echo(f"{row['name']:<{width}}  {row['summary']}{needs}")
+
+
+def _registry_rows(family: str) -> list[dict[str, Any]]:
+    from edgekd.core.registry import Registry
+
+    module, attribute = _REGISTRIES[family]
+    registry: Registry[Any] = getattr(__import__(module, fromlist=[attribute]), attribute)
+    return [
+        {"name": e.name, "summary": e.summary, "needs": f"edgekd[{e.extra}]" if e.extra else ""}
+        for e in registry
+    ]
+
+
+_REGISTRIES = {
+    "methods": ("edgekd.distill.catalogue", "METHODS"),
+    "networks": ("edgekd.networks.names", "NETWORKS"),
+    "spaces": ("edgekd.search.spaces", "SPACES"),
+    "data": ("edgekd.data.catalogue", "SOURCES"),
+    "stages": ("edgekd.stages.catalogue", "STAGES"),
+    "backends": ("edgekd.backends.catalogue", "BACKENDS"),
+}
+
+
+def _models(family: str) -> list[dict[str, Any]]:
+    import yaml
+
+    from edgekd.core.shipped import shipped_models
+
+    rows = []
+    for name, folder in shipped_models().items():
+        spec = yaml.safe_load((folder / "spec.yaml").read_text())
+        rows.append({"name": name, "summary": spec.get("summary", ""), "needs": "edgekd[train]"})
+    return rows
+
+
+def _recipes(family: str) -> list[dict[str, Any]]:
+    import yaml
+
+    from edgekd.core.shipped import shipped_recipes
+
+    rows = []
+    for name, path in shipped_recipes().items():
+        data = yaml.safe_load(path.read_text())
+        rows.append({"name": name, "summary": data.get("description", ""), "needs": "edgekd[train]"})
+    return rows
+
+
+def _targets(family: str) -> list[dict[str, Any]]:
+    from edgekd.targets.devices_file import all_targets
+
+    return [
+        {"name": target.name, "summary": target.summary(), "needs": ""} for target in all_targets().values()
+    ]
+
+
+_LISTERS: Mapping[str, Callable[[str], list[dict[str, Any]]]] = {
+    "models": _models,
+    "recipes": _recipes,
+    "targets": _targets,
+}

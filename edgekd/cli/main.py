@@ -1,0 +1,123 @@
+"""The command line: `edgekd COMMAND`, its errors and its exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import click
+import typer
+
+from edgekd.cli import (
+    bundle,
+    doctor,
+    gate,
+    init,
+    listing,
+    measure,
+    plan,
+    predict,
+    report,
+    run,
+    schema,
+    show,
+    store,
+    validate,
+    verify,
+)
+from edgekd.core.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EdgekdError
+
+EXIT_CODES = """
+Exit codes: 0 pass · 1 a limit failed · 2 bad input · 3 inconclusive · 4 target lost ·
+5 store or disk · 6 missing optional dependency · 7 training diverged · 70 internal error ·
+75 stopped at --max-time, resumable · 130/143 interrupted.
+"""
+
+app = typer.Typer(
+    name="edgekd",
+    help="From a trained network to an edge device: distil, quantize, export, measure the artifact, judge it."
+    "\n\nStart with: edgekd run quickstart",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("init", rich_help_panel="Recipes")(init.command)
+app.command("validate", rich_help_panel="Recipes")(validate.command)
+app.command("plan", rich_help_panel="Recipes")(plan.command)
+app.command("run", rich_help_panel="Recipes")(run.command)
+app.command("measure", rich_help_panel="Results")(measure.command)
+app.command("report", rich_help_panel="Results")(report.command)
+app.command("gate", rich_help_panel="Results")(gate.command)
+app.command("show", rich_help_panel="Results")(show.command)
+app.command("bundle", rich_help_panel="Bundles")(bundle.command)
+app.command("verify", rich_help_panel="Bundles")(verify.command)
+app.command("predict", rich_help_panel="Bundles")(predict.command)
+app.command("list", rich_help_panel="About")(listing.command)
+app.command("schema", rich_help_panel="About")(schema.command)
+app.command("doctor", rich_help_panel="About")(doctor.command)
+app.add_typer(store.app, name="store", rich_help_panel="About")
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: handled like Ctrl-C, with its own exit code."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit the process."""
+    signal.signal(signal.SIGTERM, _on_terminate)
+    sys.exit(_guarded(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _guarded(argv: list[str]) -> int:
+    try:
+        result = typer.main.get_command(app).main(args=argv, prog_name="edgekd", standalone_mode=False)
+        sys.stdout.flush()
+    except EdgekdError as error:
+        _say(f"error: {error}")
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort) as error:
+        return _interrupted(error)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        return _internal(error)
+    return result if isinstance(result, int) else 0
+
+
+def _interrupted(error: BaseException) -> int:
+    terminated = isinstance(error, Terminated) or isinstance(error.__cause__, Terminated)
+    _say("interrupted; nothing is lost: run the same command again to continue")
+    return EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
+
+
+def _internal(error: Exception) -> int:
+    if os.environ.get("EDGEKD_TRACEBACK"):
+        traceback.print_exc()
+    _say(f"internal error: {type(error).__name__}: {error}")
+    _say("this is a defect of edgekd; EDGEKD_TRACEBACK=1 shows where. Finished steps are kept.")
+    return EdgekdError.exit_code
+
+
+def _on_terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

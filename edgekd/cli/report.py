@@ -1,0 +1,36 @@
+"""`edgekd report`: write a run's report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgekd.cli.options import DEFAULT_STORE, RunArgument, StoreOption
+
+
+def command(
+    run: RunArgument = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; default: report/ in the run.")] = None,
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="html, json, md or junit; repeatable; default all.")
+    ] = None,
+    redact: Annotated[
+        bool, typer.Option("--redact", help="Leave out host and user names, paths and remotes.")
+    ] = False,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Write the report of a run: one self-contained HTML file, JSON, Markdown and JUnit. Needs no torch."""
+    from edgekd.pipeline.run_folder import find_run
+    from edgekd.report.render import FORMATS, render
+    from edgekd.store.store import Store
+
+    wanted = tuple(formats or FORMATS)
+    for name in wanted:
+        if name not in FORMATS:
+            raise typer.BadParameter(f"`{name}` is not a format; choices: {', '.join(FORMATS)}")
+    folder = find_run(Store(store), run)
+    written = render(folder, out or folder / "report", formats=wanted, redact=redact)
+    for path in written.values():
+        typer.echo(str(path))

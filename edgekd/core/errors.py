@@ -1,0 +1,113 @@
+"""Every error edgekd raises on purpose, and the exit code each one ends a command with.
+
+    EdgekdError                    70   internal error
+    +-- UsageError                  2   bad input: recipe, model, data, budget
+    |   +-- RecipeError             2   every problem of one recipe at once
+    |   +-- DataError               2
+    |   +-- ModelError              2
+    |   +-- InfeasibleError         2   no student fits the budget
+    +-- TargetError                 4   a target was lost
+    +-- StoreError                  5   store or disk
+    +-- MissingDependencyError      6   names the extra to install
+    +-- DivergedError               7   training produced a non-finite loss
+    +-- StoppedError               75   stopped at --max-time, resumable
+
+A gate's verdict is not an error: `fail` ends with 1 and `inconclusive` with 3 (`edgekd.core.verdict`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+
+class EdgekdError(Exception):
+    """A message for a person: what is wrong, where, the legal choices and the fix."""
+
+    exit_code = 70
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        choices: Iterable[str] | None = None,
+        fix: str | None = None,
+    ) -> None:
+        self.what = what
+        self.where = where
+        self.choices = tuple(choices) if choices is not None else None
+        self.fix = fix
+        super().__init__(self._message())
+
+    def _message(self) -> str:
+        lines = [f"{self.where}: {self.what}" if self.where else self.what]
+        if self.choices is not None:
+            lines.append(f"choices: {', '.join(self.choices) or '(none)'}")
+        if self.fix:
+            lines.append(f"fix: {self.fix}")
+        return "\n  ".join(lines)
+
+
+class UsageError(EdgekdError):
+    exit_code = 2
+
+
+class RecipeError(UsageError):
+    """All problems found in one recipe; `problems` holds one message each."""
+
+    def __init__(self, problems: Iterable[str], *, where: str | None = None) -> None:
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        head = f"{count} problem{'s' if count != 1 else ''} in the recipe"
+        super().__init__("\n  - ".join([head, *self.problems]), where=where)
+
+
+class DataError(UsageError):
+    pass
+
+
+class ModelError(UsageError):
+    pass
+
+
+class InfeasibleError(UsageError):
+    pass
+
+
+class TargetError(EdgekdError):
+    exit_code = 4
+
+
+class StoreError(EdgekdError):
+    exit_code = 5
+
+
+class MissingDependencyError(EdgekdError):
+    """An optional package is absent: `MissingDependencyError("torch", extra="train")`."""
+
+    exit_code = 6
+
+    def __init__(self, package: str, *, extra: str, where: str | None = None) -> None:
+        super().__init__(
+            f"this needs the package `{package}`, which is not installed",
+            where=where,
+            fix=f"pip install 'edgekd[{extra}]'",
+        )
+
+
+class DivergedError(EdgekdError):
+    exit_code = 7
+
+
+class StoppedError(EdgekdError):
+    exit_code = 75
+
+
+def close_names(name: str, choices: Iterable[str]) -> str:
+    """`; close names: a, b` for the names nearest to a misspelt one, or an empty string."""
+    near = difflib.get_close_matches(name, list(choices), n=3, cutoff=0.6)
+    return f"; close names: {', '.join(near)}" if near else ""

@@ -1,0 +1,88 @@
+"""The record that a run leaves in its folder, which reports and bundles are made from.
+
+    runs/<recipe>/<id>/
+      recipe.lock.yaml     the resolved recipe
+      record.json          a RunRecord
+      events.jsonl         what happened, one JSON object a line: {"event": ..., "step": ..., "at": ...}
+      measurements.jsonl   the final session, one Measurement a line
+      verdict.json         the gate's Verdict
+      steps/NN-name        link to the step's artifact in the store
+      session/             what the final session leaves: <target>/<row>.logits.npy (float32 [N, C]),
+                           <target>/latency.json (raw samples by process and row)
+      report/              report.html, report.json, report.md, junit.xml
+
+Events that reports read: `epoch` (step, epoch, num_epochs, seconds, learning_rate, train: {term: value},
+val_accuracy), `note` (step, text), `retry` (target, reason).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from edgekd.core.config import Config
+
+RECORD = "record.json"
+EVENTS = "events.jsonl"
+MEASUREMENTS = "measurements.jsonl"
+VERDICT = "verdict.json"
+LOCKED_RECIPE = "recipe.lock.yaml"
+SESSION = "session"
+
+
+class StepRecord(Config):
+    """One step of the plan and what became of it."""
+
+    name: str
+    stage: str
+    key: str
+    inputs: dict[str, str] = {}
+    """Input name -> name of the step that made it."""
+    control: bool = False
+    status: Literal["pending", "cached", "ran"] = "pending"
+    kind: str | None = None
+    digest: str | None = None
+    """Digest of the artifact, once there is one."""
+    folder: str | None = None
+    """The artifact's folder, relative to the run's folder."""
+    seconds: float | None = None
+    facts: dict[str, Any] = {}
+    """The artifact's facts (for example `val_accuracy`, `num_parameters`)."""
+    measured: dict[str, Any] = {}
+    """What the step timed on the way (for `select`: the record of the selection); no part of the artifact."""
+
+
+class Row(Config):
+    """One row of the waterfall: a subject that the final session measures."""
+
+    name: str
+    title: str
+    role: Literal["stage", "control"]
+    model_step: str | None
+    graph_step: str
+    precision: str
+    evalset: str
+    """Folder of the evaluation set (images.npy uint8 [N,H,W,C], labels.npy), relative to the run's folder."""
+    probe: bool = False
+    """Measured through a probe export because the stage itself ships no graph."""
+
+
+class RunRecord(Config):
+    """A whole run."""
+
+    schema_version: int = 1
+    recipe: str
+    run_id: str
+    started_at: str
+    finished_at: str | None = None
+    command: list[str] = []
+    seed: int = 0
+    labels: tuple[str, ...] = ()
+    steps: tuple[StepRecord, ...] = ()
+    rows: tuple[Row, ...] = ()
+    final: str = ""
+    """Name of the row that the gate judges: the artifact that ships."""
+    targets: tuple[str, ...] = ()
+    provenance: dict[str, Any] = {}
+    """Versions, machine facts, git revision, data digest, settings that change numbers."""
+    not_measured: tuple[str, ...] = ()
+    """`what: reason` for everything a reader may expect and will not find."""

@@ -1,0 +1,19 @@
+"""What training consumes: one batch of images, labels and dataset indices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`views["x"]` is float32 `[B, C, H, W]` in [0, 1] at the data's resolution, not normalized.
+
+    labels: int64 `[B]`; indices: int64 `[B]`, positions in the split.
+    """
+
+    views: dict[str, Tensor]
+    labels: Tensor
+    indices: Tensor

@@ -1,0 +1,66 @@
+"""The evaluation set that a device sees: one split as uint8 arrays of a model's input size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekd.core.durable import replacing
+from edgekd.core.preprocess import Preprocess
+from edgekd.data.array_images import ArrayImages
+from edgekd.data.decode import resize
+from edgekd.data.split import Split
+
+IMAGES = "images.npy"
+LABELS = "labels.npy"
+_CHUNK = 512
+
+
+def evaluation_arrays(
+    split: Split, preprocess: Preprocess
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Images uint8 `[N, H, W, C]` of the preprocessing's size and channels, and labels int64 `[N]`.
+
+    Resized by Pillow with the preprocessing's filter (antialiased when shrinking).
+    """
+    shape = _shape(preprocess)
+    if isinstance(split.images, ArrayImages) and split.images.shape == shape:
+        return split.images.array(), split.labels
+    images = np.empty((len(split), *shape), np.uint8)
+    for start, chunk in _resized(split, preprocess):
+        images[start : start + len(chunk)] = chunk
+    return images, split.labels
+
+
+def write_evalset(split: Split, preprocess: Preprocess, folder: Path) -> tuple[str, str]:
+    """Write `images.npy` and `labels.npy` into `folder`, chunk by chunk, and return the two names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / IMAGES) as temporary:
+        images = np.lib.format.open_memmap(
+            temporary, mode="w+", dtype=np.uint8, shape=(len(split), *_shape(preprocess))
+        )
+        for start, chunk in _resized(split, preprocess):
+            images[start : start + len(chunk)] = chunk
+        images.flush()
+        del images
+    with replacing(folder / LABELS) as temporary, temporary.open("wb") as stream:
+        np.save(stream, split.labels.astype(np.int64), allow_pickle=False)
+    return IMAGES, LABELS
+
+
+def _shape(preprocess: Preprocess) -> tuple[int, int, int]:
+    return (*preprocess.size, preprocess.num_channels)
+
+
+def _resized(split: Split, preprocess: Preprocess) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    for start in range(0, len(split), _CHUNK):
+        images = split.images.get(range(start, min(start + _CHUNK, len(split))))
+        yield (
+            start,
+            np.stack(
+                [resize(i, preprocess.size, preprocess.num_channels, preprocess.resize) for i in images]
+            ),
+        )

@@ -1,0 +1,47 @@
+"""The `digits` source: scikit-learn's bundled handwritten digits."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import Field
+
+from edgekd.core.errors import MissingDependencyError
+from edgekd.data.array_images import ArrayImages
+from edgekd.data.assembling import Part, Plan, assemble
+from edgekd.data.augmentation import Augment
+from edgekd.data.source import Source
+from edgekd.data.split import Dataset
+
+CLASSES = tuple("0123456789")
+_WHITE = 16
+"""The set counts ink in 4x4 blocks of a 32x32 bitmap, so its brightest pixel is 16."""
+
+
+class Digits(Source):
+    """1,797 gray digits of 8x8 pixels, inside scikit-learn's wheel (Alpaydin and Kaynak 1998, UCI)."""
+
+    val: float = Field(0.1, gt=0, lt=1, description="Share of the images held out for val.")
+    test: float = Field(
+        0.4,
+        gt=0,
+        lt=1,
+        description="Share of the images held out for test; large, because a gate needs many.",
+    )
+
+    def open(self, seed: int) -> Dataset:
+        """Raises `MissingDependencyError` without scikit-learn."""
+        try:
+            from sklearn.datasets import load_digits
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError(
+                "scikit-learn", extra="train", where="data source `digits`"
+            ) from error
+        bunch = load_digits()
+        pixels = np.rint(bunch.images * (255 / _WHITE)).astype(np.uint8)[..., None]
+        everything = Part(ArrayImages(pixels), bunch.target.astype(np.int64))
+        plan = Plan(seed, self.calibration, val_share=self.val, test_share=self.test)
+        return assemble("digits", plan, CLASSES, (8, 8, 1), train=everything)
+
+    def default_augment(self, image_size: tuple[int, int]) -> Augment:
+        del image_size
+        return Augment(shift=1, rotate_degrees=10, scale=0.1)

@@ -1,0 +1,102 @@
+"""What a data set is to the rest of edgekd: four explicit splits of uint8 images with labels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekd.core.digest import of_data
+
+Image = npt.NDArray[np.uint8]
+"""One image, `[H, W, C]`, C in {1, 3}."""
+
+
+_CHUNK = 1024
+
+
+class Images(Protocol):
+    """Random access to the decoded images of one split."""
+
+    def __len__(self) -> int: ...
+
+    def get(self, indices: Sequence[int]) -> list[Image]:
+        """The images at `indices`; their sizes may differ."""
+        ...
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """Images that already know the fingerprint of each, so that a digest decodes nothing."""
+
+    def fingerprint(self, index: int) -> bytes: ...
+
+
+def fingerprint(image: Image) -> bytes:
+    """sha256 of one image's shape and pixels."""
+    state = hashlib.sha256(repr(image.shape).encode())
+    state.update(np.ascontiguousarray(image).data)
+    return state.digest()
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: images, labels int64 `[N]` and, where images are files, their names."""
+
+    name: str
+    images: Images
+    labels: npt.NDArray[np.int64]
+    ids: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def digest(self) -> str:
+        """sha256 over the fingerprint and the label of every image, in order."""
+        state = hashlib.sha256(np.ascontiguousarray(self.labels, "<i8").data)
+        for one in _fingerprints(self.images):
+            state.update(one)
+        return state.hexdigest()
+
+
+def _fingerprints(images: Images) -> Iterator[bytes]:
+    if isinstance(images, Fingerprinted):
+        yield from (images.fingerprint(index) for index in range(len(images)))
+        return
+    for start in range(0, len(images), _CHUNK):
+        yield from map(fingerprint, images.get(range(start, min(start + _CHUNK, len(images)))))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Four splits over the same classes. Calibration is a seeded, unaugmented part of train."""
+
+    train: Split
+    val: Split
+    calibration: Split
+    test: Split
+    classes: tuple[str, ...]
+    channels: int
+    image_size: tuple[int, int]
+    """(height, width) that training works at; images of other sizes are resized to it."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the report should know: imbalance, near-duplicates kept together ..."""
+
+    def split(self, name: str) -> Split:
+        splits = {s.name: s for s in (self.train, self.val, self.calibration, self.test)}
+        return splits[name]
+
+    def digest(self) -> str:
+        """sha256 over the content of all four splits, the class names and the working size."""
+        return of_data(
+            {
+                "splits": {s.name: s.digest() for s in (self.train, self.val, self.calibration, self.test)},
+                "classes": list(self.classes),
+                "channels": self.channels,
+                "image_size": list(self.image_size),
+            }
+        )

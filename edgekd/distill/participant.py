@@ -1,0 +1,121 @@
+"""A network that takes part in training: its module, its input and its taps, run as one thing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgekd.core.errors import UsageError
+from edgekd.distill.program import LOGITS
+from edgekd.networks.model import Model
+from edgekd.networks.resize import Normalize
+from edgekd.networks.tap import Tap, TapRecorder
+
+
+@dataclass(frozen=True)
+class Participant:
+    """module: any network; normalize: [0, 1] images at the data's resolution -> the module's input.
+
+    taps: as the module has them now (renamed after a rewrite). labels: class names, where known.
+    All state that training changes must be parameters and buffers: that is what is saved and copied.
+    """
+
+    module: nn.Module
+    normalize: nn.Module = field(default_factory=nn.Identity)
+    taps: Mapping[str, Tap] = field(default_factory=dict)
+    labels: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, model: Model) -> Participant:
+        """The participant that a model is: its own preprocessing, taps and labels."""
+        return cls(model.module, Normalize(model.spec.preprocess), model.taps, model.spec.labels)
+
+    def copy(self) -> Participant:
+        """The same with a module of its own."""
+        return replace(self, module=copy.deepcopy(self.module), normalize=copy.deepcopy(self.normalize))
+
+    @property
+    def device(self) -> torch.device:
+        parameter = next(self.module.parameters(), None)
+        return torch.device("cpu") if parameter is None else parameter.device
+
+    def run(
+        self, images: Tensor, taps: Sequence[str], autocast: AbstractContextManager[Any] | None = None
+    ) -> dict[str, Tensor]:
+        """The named taps for `images` `[B, C, H, W]` in [0, 1]; reduced precisions come back as float32.
+
+        Only the module runs under `autocast`. Without `logits` among the taps the forward pass ends at the
+        last of them: what lies behind is neither computed nor are its statistics touched.
+        """
+        inputs = self.normalize(images)
+        recorder = _Recorder(self, taps)
+        with autocast or nullcontext():
+            values = recorder.forward(inputs)
+        return {tap: in_full_precision(values[tap]) for tap in taps}
+
+
+def in_full_precision(tensor: Tensor) -> Tensor:
+    """float32 for the reduced floating types of autocast; everything else as it is."""
+    reduced = tensor.dtype in (torch.float16, torch.bfloat16)
+    return tensor.float() if reduced else tensor
+
+
+class _LastTapSeen(Exception):
+    """Ends a forward pass whose remaining outputs nobody reads."""
+
+
+class _Recorder(TapRecorder):
+    """Records strictly (each tap once, not overwritten in place) and stops at the last tap it needs."""
+
+    def __init__(self, participant: Participant, taps: Sequence[str]) -> None:
+        wanted = [tap for tap in taps if tap != LOGITS]
+        super().__init__(participant.module, wanted, taps=participant.taps)
+        self._module = participant.module
+        self._missing = set(wanted)
+        self._whole = LOGITS in taps
+        self._versions: dict[str, int] = {}
+
+    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
+        with self, suppress(_LastTapSeen):
+            self.values[LOGITS] = self._module(inputs)
+        self._check()
+        return self.values
+
+    def _record_input(self, name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        # An in-place activation overwrites its own input.
+        overwritten = getattr(module, "inplace", False)
+        self._record(name, inputs[0].clone() if overwritten else inputs[0])
+
+    def _record_output(self, name: str, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        self._record(name, output)
+
+    def _record(self, name: str, value: Tensor) -> None:
+        if name in self.values:
+            raise UsageError(
+                f"the module at tap `{name}` runs more than once in a forward pass",
+                fix="give every use a module of its own (each ReLU separately) and tap that",
+            )
+        self.values[name] = value
+        self._versions[name] = value._version
+        self._missing.discard(name)
+        if not self._whole and not self._missing:
+            raise _LastTapSeen
+
+    def _check(self) -> None:
+        for name in sorted(self._missing):
+            raise UsageError(
+                f"the forward pass never ran the module at tap `{name}`",
+                fix="point the tap at a leaf module that runs exactly once",
+            )
+        for name, version in self._versions.items():
+            if self.values[name]._version != version:
+                raise UsageError(
+                    f"the tensor at tap `{name}` was overwritten by an in-place operation behind it",
+                    fix="tap the module that writes it, or build the network with inplace=False",
+                )

@@ -1,0 +1,161 @@
+"""Whether a program can run on given networks, before any compute is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+import torch
+
+from edgekd.core.errors import EdgekdError, UsageError
+from edgekd.data.batch import Batch
+from edgekd.distill.cast import ImageShape, assemble
+from edgekd.distill.context import Context, Live, OutputCache, Progress, TermContext
+from edgekd.distill.participant import Participant
+from edgekd.distill.program import LOGITS, Built, Program, Term, Turn
+from edgekd.distill.sources import Named
+from edgekd.train.precision import Precision
+
+_BATCH_SIZE = 4
+
+
+def validate(
+    program: Program,
+    given: Mapping[str, Participant],
+    image_shape: ImageShape,
+    *,
+    lost_taps: Collection[str] = (),
+    streams: Collection[str] = (),
+) -> None:
+    """Raise one `UsageError` with everything the program needs and these networks do not give.
+
+    given: role -> network, on any device (`meta` networks cost no memory); none is changed. image_shape:
+    (C, H, W) of the batches. lost_taps: taps of the student that a later transform removes (folding).
+    """
+    problems = [*_defects(program), *_missing_roles(program, given)]
+    if not problems:
+        problems = [
+            *_tap_problems(program, given, frozenset(lost_taps)),
+            *_label_problems(program, given),
+            *_stream_problems(program, streams),
+        ]
+    if not problems:
+        problems = list(_trial(program, given, image_shape))
+    if problems:
+        raise UsageError("\n  - ".join(["the method cannot run on these networks", *problems]))
+
+
+def _defects(program: Program) -> Iterator[str]:
+    """Mistakes of the method's author."""
+    if not program.phases or not all(phase.turns and phase.share > 0 for phase in program.phases):
+        yield "a program needs phases with turns and a positive share"
+    for role in _named_roles(program):
+        if role not in program.roles:
+            yield f"role `{role}` is used and not declared; declared: {', '.join(program.roles)}"
+    names = [term.name for term in program.terms]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"two terms are called `{name}`"
+    for turn in program.turns:
+        if not turn.terms or not turn.train:
+            yield "a turn needs terms and a role to train"
+    if program.roles.get(program.deploy.role) is not None and isinstance(
+        program.roles[program.deploy.role], Built
+    ):
+        yield f"the deployed role `{program.deploy.role}` is not an image network"
+
+
+def _named_roles(program: Program) -> tuple[str, ...]:
+    turns = [role for turn in program.turns for role in turn.roles]
+    hooks = [role for phase in program.phases for hook in phase.hooks for role in hook.changes]
+    starts = [role for phase in program.phases for s in phase.start for role in (s.role, s.source)]
+    deploy = (program.deploy.role, program.deploy.network)
+    return tuple(dict.fromkeys([*turns, *hooks, *starts, *deploy]))
+
+
+def _missing_roles(program: Program, given: Mapping[str, Participant]) -> Iterator[str]:
+    for role in program.roles:
+        network = program.network_of(role) if role in program.roles else None
+        if network is not None and network not in given:
+            yield f"it needs a network for its role `{role}` (given: {', '.join(given) or 'none'})"
+
+
+def _tap_problems(program: Program, given: Mapping[str, Participant], lost: frozenset[str]) -> Iterator[str]:
+    for term in program.terms:
+        for role, taps in term.needs.outputs.items():
+            network = program.network_of(role)
+            if network is None:
+                continue
+            legal = {*given[network].taps, LOGITS}
+            for tap in taps:
+                if network == program.deploy.network and tap in lost:
+                    yield (
+                        f"term `{term.name}` reads the student's tap `{tap}`, which is lost when batch norm "
+                        f"is folded for quantization; still there: {', '.join(sorted(legal - lost))}"
+                    )
+                elif tap not in legal:
+                    yield (
+                        f"term `{term.name}` needs tap `{tap}` of `{role}`, which has: "
+                        f"{', '.join(sorted(legal))}"
+                    )
+
+
+def _label_problems(program: Program, given: Mapping[str, Participant]) -> Iterator[str]:
+    for term in program.terms:
+        readers = [role for role, taps in term.needs.outputs.items() if LOGITS in taps]
+        networks = dict.fromkeys(program.network_of(role) for role in readers)
+        labels = {n: given[n].labels for n in networks if n is not None and given[n].labels is not None}
+        if term.needs.same_labels and len(set(labels.values())) > 1:
+            first, second = list(labels)[:2]
+            yield (
+                f"term `{term.name}` compares the logits of `{first}` and `{second}`, whose classes differ "
+                f"({_difference(labels[first], labels[second])}); give both the same labels in the same order"
+            )
+
+
+def _difference(first: tuple[str, ...] | None, second: tuple[str, ...] | None) -> str:
+    one, other = first or (), second or ()
+    if len(one) != len(other):
+        return f"{len(one)} and {len(other)} classes"
+    where = next((n for n, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1]), 0)
+    return f"class {where} is `{one[where]}` and `{other[where]}`"
+
+
+def _stream_problems(program: Program, streams: Collection[str]) -> Iterator[str]:
+    for turn in program.turns:
+        if isinstance(turn.source, Named) and turn.source.name not in streams:
+            yield f"it needs the data stream `{turn.source.name}` (given: {', '.join(streams) or 'none'})"
+
+
+def _trial(program: Program, given: Mapping[str, Participant], shape: ImageShape) -> Iterator[str]:
+    """Every term once on copies of the networks."""
+    copies = {name: participant.copy() for name, participant in given.items()}
+    try:
+        live = Live(assemble(program, copies, shape, seed=0), Precision("fp32", "cpu"), 0, {}, {})
+    except (EdgekdError, RuntimeError, KeyError, IndexError) as error:
+        yield f"a network or adapter cannot be built or run: {error}"
+        return
+    for role in live.cast.roles.values():
+        role.module.eval()
+    for turn in program.turns:
+        if not isinstance(turn.source, Named):
+            yield from _trial_of_turn(turn, live, shape)
+
+
+def _trial_of_turn(turn: Turn, live: Live, shape: ImageShape) -> Iterator[str]:
+    views = {view for term in turn.terms for view in term.needs.views} | {"x"}
+    device = next(iter(live.cast.roles.values())).device
+    labels = torch.zeros(_BATCH_SIZE, dtype=torch.int64, device=device)
+    images = torch.zeros(_BATCH_SIZE, *shape, device=device)
+    batch = Batch(dict.fromkeys(sorted(views), images), labels, torch.arange(_BATCH_SIZE, device=device))
+    context = Context(live, turn, Progress(0, 0, 0.0), batch, OutputCache())
+    for term in turn.terms:
+        yield from _trial_of_term(term, context)
+
+
+def _trial_of_term(term: Term, context: Context) -> Iterator[str]:
+    try:
+        value = term.compute(TermContext(context, term))
+    except (RuntimeError, ValueError, IndexError, EdgekdError) as error:
+        yield f"term `{term.name}`: {error}"
+        return
+    if value.dim() != 0:
+        yield f"term `{term.name}` gives shape {tuple(value.shape)} where a scalar belongs"

@@ -1,0 +1,164 @@
+"""One open target with the agent on it: the only place where a backend's runtime meets a target."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from edgekd.backends.catalogue import BACKENDS
+from edgekd.core.digest import of_file
+from edgekd.core.errors import DataError, EdgekdError, ModelError, TargetError
+from edgekd.core.preprocess import Preprocess
+from edgekd.measure import agent
+from edgekd.targets.target import Finished, Session, Target
+
+_GRACE_S = 20.0
+"""How much longer the host waits than the agent's own deadline, which kills it even inside native code."""
+_TAIL_CHARACTERS = 2000
+_ERRORS: dict[str, type[EdgekdError]] = {"artifact": ModelError, "data": DataError}
+
+
+class Device:
+    """Sends requests to the agent on one target. Whatever was pushed stays until the session closes."""
+
+    def __init__(self, target: Target, session: Session) -> None:
+        self.target = target
+        self._session = session
+        self._agent = session.push(Path(agent.__file__), "agent.py")
+        self._pushed: dict[tuple[str, str], str] = {}
+        self._runtimes: set[str] = set()
+
+    def artifact(
+        self,
+        name: str,
+        path: Path,
+        *,
+        backend: str = "onnx",
+        images: Path | None = None,
+        preprocess: Preprocess | None = None,
+    ) -> dict[str, Any]:
+        """The request's entry for the graph at `path`, after pushing it, its runtime and its images.
+
+        Raises `ModelError` when there is no such file.
+        """
+        digest = _digest(path)
+        return {
+            "name": name,
+            "path": self._push_once(path, digest, path.suffix),
+            "sha256": digest,
+            "runtime": self._runtime(backend),
+            "images": None if images is None else self._push_once(images, _digest(images), ".npy"),
+            "preprocess": None if preprocess is None else preprocess.model_dump(mode="json"),
+        }
+
+    def baseline(self, backend: str) -> dict[str, Any]:
+        """The entry of the backend's graph of one node."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, f"baseline{BACKENDS.load(backend).suffix}")
+            path.write_bytes(BACKENDS.load(backend).baseline_graph())
+            return self.artifact("baseline", path, backend=backend)
+
+    def call(
+        self,
+        mode: str,
+        artifacts: Sequence[Mapping[str, Any]] = (),
+        *,
+        deadline_s: float = 600.0,
+        **fields: Any,
+    ) -> dict[str, Any]:
+        """One fresh process of the agent; its answer: `facts`, `versions`, `result`.
+
+        Raises `ModelError` for a graph and `DataError` for images that the agent refuses, `TargetError` when
+        it dies, answers nothing readable or takes longer than `deadline_s`.
+        """
+        request = {
+            "version": agent.VERSION,
+            "mode": mode,
+            "threads": self.target.threads,
+            "cores": self.target.cores,
+            "options": self.target.options,
+            "batch": 1,
+            "deadline_s": deadline_s,
+            "artifacts": list(artifacts),
+            **fields,
+        }
+        finished = self._session.run(
+            [*self._session.python, self._agent],
+            stdin=json.dumps(request, allow_nan=False).encode(),
+            timeout_s=deadline_s + _GRACE_S,
+            env={"ORT_DISABLE_TELEMETRY": "1"},
+        )
+        return self._answer(finished)
+
+    def pull(self, remote: str, local: Path) -> None:
+        """Fetch a file that the agent wrote; raises `TargetError`."""
+        self._session.pull(remote, local)
+
+    def _push_once(self, path: Path, digest: str, suffix: str) -> str:
+        """A path that may not be trusted names nothing on the device: files are called by their digest."""
+        key = (digest, suffix)
+        if key not in self._pushed:
+            self._pushed[key] = self._session.push(path, f"{digest[:24]}{suffix}")
+        return self._pushed[key]
+
+    def _runtime(self, backend: str) -> str:
+        name = f"runtime_{backend}"
+        if name not in self._runtimes:
+            self._session.push(BACKENDS.load(backend).runtime, f"{name}.py")
+            self._runtimes.add(name)
+        return name
+
+    def _answer(self, finished: Finished) -> dict[str, Any]:
+        line = read_line(finished.stdout)
+        if line is None or line.get("agent") != agent.VERSION:
+            raise TargetError(f"the agent gave no answer, {_ending(finished)}", where=self.target.name)
+        if line["ok"] and finished.code == 0:
+            return line
+        error = line.get("error") or {"kind": "internal", "message": _ending(finished)}
+        raise _ERRORS.get(error["kind"], TargetError)(error["message"], where=self.target.name)
+
+
+def read_line(stdout: bytes) -> dict[str, Any] | None:
+    """The agent's one line among whatever a login shell printed beside it; None if not exactly one."""
+    found = []
+    for text in stdout.splitlines():
+        try:
+            value = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(value, dict) and "agent" in value and isinstance(value.get("ok"), bool):
+            found.append(value)
+    return found[0] if len(found) == 1 else None
+
+
+def _ending(finished: Finished) -> str:
+    how = f"killed by signal {-finished.code}" if finished.code < 0 else f"exit code {finished.code}"
+    tail = finished.stderr.decode(errors="replace").strip()[-_TAIL_CHARACTERS:]
+    return f"{how}; its last words: {tail or '(none)'}"
+
+
+def _digest(path: Path) -> str:
+    try:
+        return of_file(path)
+    except OSError as error:
+        raise ModelError(f"cannot read: {error.strerror or error}", where=str(path)) from error
+
+
+@contextmanager
+def open_device(target: Target) -> Iterator[Device]:
+    """A device ready for requests; on leaving, nothing stays on the target. Raises `TargetError`."""
+    with target.session() as session:
+        yield Device(target, session)
+
+
+def wrong_device(target: Target, facts: Mapping[str, Any]) -> list[str]:
+    """What the target's `expect` demands and the device does not report."""
+    return [
+        f"wrong device: `{name}` should contain `{wanted}`, is `{facts.get(name)}`"
+        for name, wanted in target.expect.items()
+        if wanted.lower() not in str(facts.get(name)).lower()
+    ]

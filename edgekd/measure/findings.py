@@ -1,0 +1,104 @@
+"""What one session on one target left behind, before it is turned into measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from edgekd.core.measurement import Subject
+from edgekd.core.preprocess import Preprocess
+from edgekd.measure.accuracy import Labels
+from edgekd.measure.device import wrong_device
+from edgekd.measure.estimate import Estimate
+from edgekd.measure.latency import Process
+from edgekd.measure.protocol import Protocol
+from edgekd.targets.target import Target
+
+JSON = Any
+Journal = Callable[[str, Callable[[], JSON]], JSON]
+"""`journal(key, compute)`: the remembered value of `key`, or that of `compute`, then remembered."""
+Emit = Callable[[Mapping[str, Any]], None]
+
+_SAME_DEVICE = ("machine", "cpu", "cpu_features", "cores")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One row to measure. `evalset` is a folder with images.npy uint8 `[N, H, W, C]` and labels.npy."""
+
+    subject: Subject
+    path: Path
+    preprocess: Preprocess
+    evalset: Path
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one subject said of each of N images, and what the agent said of how it ran."""
+
+    predicted: Labels
+    labels: Labels
+    unexpected: Sequence[str]
+    """Kernels that ran where they should not have."""
+    ops: Mapping[str, int]
+
+
+@dataclass
+class Findings:
+    """Filled by the runner. A graph that several subjects share is known by the first one's name."""
+
+    target: Target
+    protocol: Protocol
+    seed: int
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Subject -> bytes of its file."""
+    graph_of: dict[str, str] = field(default_factory=dict)
+    """Subject -> the subject that was timed for it, often itself."""
+    answers: dict[str, Answers] = field(default_factory=dict)
+    memory: dict[str, Estimate] = field(default_factory=dict)
+    processes: list[Process] = field(default_factory=list)
+    retry: dict[str, Any] | None = None
+    facts: list[Mapping[str, Any]] = field(default_factory=list)
+    """The device's facts as each process saw them."""
+    versions: dict[str, Any] = field(default_factory=dict)
+    taken_at: str = ""
+    """The host's clock (a device may have none) when the last process ended."""
+
+    def note(self, answer: Mapping[str, Any]) -> None:
+        """Keep what an answer of the agent says beside its result."""
+        self.facts.append(answer["facts"])
+        self.versions.update(answer["versions"])
+        self.taken_at = max(self.taken_at, answer["taken_at"])
+
+    @property
+    def device(self) -> dict[str, Any]:
+        """The facts that measurements carry."""
+        first = dict(self.facts[0]) if self.facts else {}
+        return {**first, "target": self.target.facts(), "versions": self.versions}
+
+    @property
+    def wrong_device(self) -> tuple[str, ...]:
+        """Not the device that was asked for, or not the same one all the time."""
+        problems = [problem for facts in self.facts for problem in wrong_device(self.target, facts)]
+        for name in _SAME_DEVICE:
+            if len({str(facts.get(name)) for facts in self.facts}) > 1:
+                problems.append(f"wrong device: `{name}` changed during the session")
+        return tuple(dict.fromkeys(problems))
+
+    @property
+    def emulated(self) -> tuple[str, ...]:
+        reasons = dict.fromkeys(str(facts["emulated"]) for facts in self.facts if facts.get("emulated"))
+        return tuple(f"emulated device: {reason}" for reason in reasons)
+
+    def fallback(self, name: str) -> tuple[str, ...]:
+        """The kernels of a subject that ran where they should not have, the first of them named."""
+        unexpected = self.answers[name].unexpected
+        return (f"fall-back: {len(unexpected)} kernels, {unexpected[0]}",) if unexpected else ()
+
+
+def utc_now() -> str:
+    """UTC, ISO 8601, whole seconds."""
+    return datetime.now(UTC).replace(microsecond=0).isoformat()

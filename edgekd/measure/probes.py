@@ -1,0 +1,127 @@
+"""Quick answers from a target before the final session: times that rank candidates, and logits."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekd.core.errors import UsageError
+from edgekd.core.measurement import Interval
+from edgekd.core.preprocess import Preprocess
+from edgekd.core.seed import derive
+from edgekd.measure import latency
+from edgekd.measure.accuracy import Logits, read_array
+from edgekd.measure.device import Device, open_device
+from edgekd.measure.protocol import PROTOCOLS, Protocol
+from edgekd.targets.target import Target
+
+
+@dataclass(frozen=True)
+class GraphTime:
+    """One graph's time among those it was interleaved with. Good for ranking, never for a verdict."""
+
+    p50_ms: float
+    spread: float
+    """Between processes, as a fraction of p50."""
+    interval: Interval | None
+    detail: Mapping[str, Any]
+    device: Mapping[str, Any]
+
+
+def time_graphs(
+    paths: Mapping[str, Path],
+    target: Target,
+    protocol: Protocol,
+    *,
+    seed: int,
+    backend: str = "onnx",
+    images: Path | None = None,
+    preprocess: Preprocess | None = None,
+) -> dict[str, GraphTime]:
+    """Time all graphs interleaved in `protocol.num_processes` fresh processes; name -> its time.
+
+    Without `images` (uint8 .npy `[N, H, W, C]`, which all graphs must accept) inputs are random numbers.
+    Raises `UsageError` on an emulated target, whose times rank nothing, `ModelError` for a graph that does
+    not run, `TargetError`.
+    """
+    with open_device(target) as device:
+        entries = [
+            device.artifact(name, path, backend=backend, images=images, preprocess=preprocess)
+            for name, path in paths.items()
+        ]
+        answers = [
+            device.call(
+                "latency",
+                entries,
+                seed=derive(seed, "latency", target.name, number) % 2**32,
+                **protocol.request(),
+            )
+            for number in range(protocol.num_processes)
+        ]
+    facts = answers[0]["facts"]
+    if facts["emulated"]:
+        raise UsageError(f"times on an emulated device rank nothing ({facts['emulated']})", where=target.name)
+    processes = [answer["result"] for answer in answers]
+    device_facts = {**facts, "target": target.facts(), "versions": answers[0]["versions"]}
+    return {name: _time(processes, name, protocol, device_facts) for name in paths}
+
+
+def smoke_latency(
+    path: Path,
+    target: Target,
+    *,
+    seed: int = 0,
+    images: Path | None = None,
+    preprocess: Preprocess | None = None,
+) -> GraphTime:
+    """The time of one graph by the shortest profile, for progress lines."""
+    protocol = PROTOCOLS["smoke"]
+    found = time_graphs({"graph": path}, target, protocol, seed=seed, images=images, preprocess=preprocess)
+    return found["graph"]
+
+
+def predict(
+    path: Path,
+    images: npt.NDArray[np.uint8],
+    preprocess: Preprocess,
+    target: Target,
+    *,
+    backend: str = "onnx",
+    batch: int = 1,
+) -> Logits:
+    """Logits float32 `[N, C]` of uint8 images `[N, H, W, C]` from the artifact, run on the target.
+
+    Raises `ModelError` for a graph and `DataError` for images that do not fit it, `TargetError`.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgekd-predict-") as folder, open_device(target) as device:
+        stored = Path(folder, "images.npy")
+        np.save(stored, images, allow_pickle=False)
+        entry = device.artifact("graph", path, backend=backend, images=stored, preprocess=preprocess)
+        device.call("accuracy", [entry], out="logits.npy", batch=batch)
+        device.pull("logits.npy", Path(folder, "logits.npy"))
+        return read_array(Path(folder, "logits.npy"))
+
+
+def device_facts(target: Target) -> dict[str, Any]:
+    """What the device says it is, and its runtime's versions, for `doctor` and `plan`."""
+    with open_device(target) as device:
+        return _facts(device)
+
+
+def _facts(device: Device) -> dict[str, Any]:
+    answer = device.call("facts", deadline_s=60)
+    return {**answer["facts"], "target": device.target.facts()}
+
+
+def _time(
+    processes: list[latency.Process], name: str, protocol: Protocol, device: Mapping[str, Any]
+) -> GraphTime:
+    found = latency.p50(processes, name, protocol)
+    assert found.value is not None
+    return GraphTime(found.value, found.detail["spread"], found.interval, found.detail, device)

@@ -1,0 +1,103 @@
+"""The key of a step: everything its result depends on, as named ingredients."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from edgekd.core.artifact import Artifact
+from edgekd.core.digest import of_data, of_file
+from edgekd.pipeline.plan import PlannedStep
+from edgekd.stages.catalogue import STAGES
+from edgekd.stages.stage import Stage
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def ingredients(
+    step: PlannedStep,
+    inputs: Mapping[str, Sequence[Artifact]],
+    surroundings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What the step's result depends on.
+
+    `surroundings` holds `seed`, `threads`, `device`, and the digests of `data`, `limits`, `targets` and
+    `plans`; a stage's `reads` says which of the latter count for it.
+    """
+    stage: Stage = STAGES.load(step.stage)
+    always = ("seed", "threads", "device", "dtype")
+    return {
+        "stage": step.stage,
+        "config": step.config.model_dump(mode="json", exclude={"name"}),
+        "inputs": {name: [a.digest for a in artifacts] for name, artifacts in inputs.items()},
+        "files": {str(path): _file_digest(path) for path in step.config.files()},
+        "code": {name: code_digest(name) for name in (*stage.sources, "edgekd.stages." + step.stage)},
+        "libraries": {name: library_version(name) for name in stage.libraries},
+        **{name: surroundings[name] for name in (*always, *stage.reads)},
+    }
+
+
+def key_of(parts: Mapping[str, Any]) -> str:
+    return of_data(parts)
+
+
+def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The ingredients that differ, as `config.num_epochs: 3 -> 5`."""
+    before, after = _flat(old), _flat(new)
+    names = sorted(set(before) | set(after))
+    return [
+        f"{name}: {_short(before.get(name))} -> {_short(after.get(name))}"
+        for name in names
+        if before.get(name) != after.get(name)
+    ]
+
+
+@cache
+def code_digest(module: str) -> str:
+    """sha256 over the sources of a module or package of edgekd, by relative name and content."""
+    path = _PACKAGE.joinpath(*module.split(".")[1:])
+    files = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+    state = hashlib.sha256()
+    for file in files:
+        state.update(file.relative_to(_PACKAGE).as_posix().encode())
+        state.update(file.read_bytes())
+    return state.hexdigest()
+
+
+@cache
+def library_version(name: str) -> str:
+    if name == "python":
+        return platform.python_version()
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def machine_dtype() -> str:
+    """What decides the numbers of a training run on this machine beside the seed: its instruction set."""
+    return f"{platform.machine()}-{sys.byteorder}"
+
+
+def _file_digest(path: Path) -> str:
+    return of_file(path) if path.is_file() else "absent"
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        flat: dict[str, Any] = {}
+        for name, item in value.items():
+            flat.update(_flat(item, f"{prefix}.{name}" if prefix else str(name)))
+        return flat
+    return {prefix: value}
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 24 else text[:12] + "..."

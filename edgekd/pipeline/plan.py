@@ -1,0 +1,185 @@
+"""A plan: the steps of a recipe in order, with inputs resolved, controls and probe exports added."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgekd.core.errors import RecipeError
+from edgekd.pipeline.recipe import Recipe, StepSpec
+from edgekd.stages.catalogue import STAGES
+from edgekd.stages.stage import Input, Stage, StageConfig
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One step to run. `inputs` maps an input's name to the names of the steps that feed it."""
+
+    name: str
+    stage: str
+    config: StageConfig
+    inputs: Mapping[str, tuple[str, ...]]
+    control: bool = False
+
+
+@dataclass(frozen=True)
+class PlannedRow:
+    """One subject of the final session: a model and the graph it is measured through."""
+
+    name: str
+    title: str
+    control: bool
+    model_step: str
+    graph_step: str
+    probe: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run does. `final` names the row that ships and is judged."""
+
+    recipe: Recipe
+    steps: tuple[PlannedStep, ...]
+    rows: tuple[PlannedRow, ...]
+    final: str
+
+    def until(self, name: str) -> Plan:
+        """The plan up to a step; raises `RecipeError` with the names for an unknown one."""
+        names = [step.name for step in self.steps]
+        if name not in names:
+            raise RecipeError([f"`{name}` is not a step of the plan; steps: {', '.join(names)}"])
+        return replace(self, steps=self.steps[: names.index(name) + 1])
+
+
+def make_plan(recipe: Recipe) -> Plan:
+    """Resolve inputs, insert required stages, add controls and probe exports. Raises `RecipeError`."""
+    builder = _Builder(recipe)
+    for spec in recipe.steps:
+        builder.add(spec)
+    return builder.finish()
+
+
+def plans_of(plan: Plan) -> dict[str, Any]:
+    """What earlier steps may know of later ones: whether the shipped graph will be quantized."""
+    quantizes = any(step.stage == "quantize" and not step.control for step in plan.steps)
+    return {"precision": "int8" if quantizes else "fp32"}
+
+
+class _Builder:
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.main: list[PlannedStep] = []
+        self.controls: list[PlannedStep] = []
+        self.rows: list[PlannedRow] = []
+        self.problems: list[str] = []
+        self.titles: dict[str, tuple[str, str, bool]] = {}
+
+    def add(self, spec: StepSpec) -> None:
+        stage: Stage = STAGES.load(spec.stage)
+        for required, config in stage.before(spec.config):
+            if not any(step.stage == required for step in self.main):
+                self.add(StepSpec(required, required, config, spec.path))
+        step = PlannedStep(spec.name, spec.stage, spec.config, self._inputs(stage, spec))
+        self.main.append(step)
+        if stage.row is not None:
+            row = stage.row if spec.name == spec.stage else spec.name
+            self.titles[step.name] = (row, stage.title, False)
+        self._add_controls(stage, step)
+
+    def _add_controls(self, stage: Stage, step: PlannedStep) -> None:
+        for control in stage.controls(step.config):
+            name = f"{step.name}-{control.suffix}"
+            row = control.row if step.name == step.stage else f"{step.name}-{control.row}"
+            config = step.config.model_copy(update={**control.changes, "name": name})
+            inputs = {**step.inputs, "pace": (step.name,)}
+            self.controls.append(PlannedStep(name, step.stage, config, inputs, control=True))
+            self.titles[name] = (row, control.title, True)
+
+    def finish(self) -> Plan:
+        exports = [step for step in self.main if _stage(step).produces == "graph"]
+        if not exports and not self.problems:
+            self.problems.append("steps: nothing is exported; end the recipe with `- export: {}`")
+        if self.problems:
+            raise RecipeError(self.problems, where=str(self.recipe.file))
+        final_export = exports[-1]
+        steps = [*self.main, *self.controls]
+        probes = [self._row(step, final_export, exports) for step in steps if step.name in self.titles]
+        for row, probe in probes:
+            self.rows.append(row)
+            if probe is not None:
+                steps.append(probe)
+        (final_model,) = final_export.inputs["model"]
+        final = next(row.name for row in self.rows if row.model_step == final_model)
+        rows = sorted(self.rows, key=lambda row: _order(row, self.main, self.controls))
+        return Plan(self.recipe, tuple(steps), tuple(rows), final)
+
+    def _row(
+        self, step: PlannedStep, final_export: PlannedStep, exports: Sequence[PlannedStep]
+    ) -> tuple[PlannedRow, PlannedStep | None]:
+        row, title, control = self.titles[step.name]
+        for export in exports:
+            if export.inputs["model"] == (step.name,):
+                return PlannedRow(row, title, control, step.name, export.name, probe=False), None
+        probe = PlannedStep(
+            f"probe-{step.name}",
+            final_export.stage,
+            final_export.config.model_copy(update={"name": f"probe-{step.name}"}),
+            {"model": (step.name,)},
+            control=True,
+        )
+        return PlannedRow(row, title, control, step.name, probe.name, probe=True), probe
+
+    def _inputs(self, stage: Stage, spec: StepSpec) -> dict[str, tuple[str, ...]]:
+        found = {}
+        for wanted in stage.inputs:
+            steps = self._input(wanted, spec)
+            if steps:
+                found[wanted.name] = steps
+        return found
+
+    def _input(self, wanted: Input, spec: StepSpec) -> tuple[str, ...]:
+        named = getattr(spec.config, wanted.name, None)
+        if isinstance(named, str) and Path(named) in spec.config.files():
+            return ()
+        if named is not None:
+            return self._named(wanted, spec, [named] if isinstance(named, str) else list(named))
+        matching = [step.name for step in self.main if _stage(step).produces in wanted.kinds]
+        if matching:
+            return (matching[0] if wanted.first else matching[-1],)
+        if not wanted.optional:
+            makers = [e.name for e in STAGES if STAGES.load(e.name).produces in wanted.kinds]
+            self.problems.append(
+                f"{spec.path}: needs `{wanted.name}`, but no earlier step makes a "
+                f"{' or '.join(wanted.kinds)}; stages that do: {', '.join(makers)}"
+            )
+        return ()
+
+    def _named(self, wanted: Input, spec: StepSpec, names: list[str]) -> tuple[str, ...]:
+        earlier = {step.name: step for step in self.main}
+        for name in names:
+            if name not in earlier:
+                self.problems.append(
+                    f"{spec.path}.{wanted.name}: `{name}` is not an earlier step; "
+                    f"choices: {', '.join(earlier)}"
+                )
+            elif _stage(earlier[name]).produces not in wanted.kinds:
+                self.problems.append(
+                    f"{spec.path}.{wanted.name}: `{name}` makes a {_stage(earlier[name]).produces}, "
+                    f"not a {' or '.join(wanted.kinds)}"
+                )
+        return tuple(names)
+
+
+def _stage(step: PlannedStep) -> Stage:
+    return STAGES.load(step.stage)
+
+
+def _order(row: PlannedRow, main: Sequence[PlannedStep], controls: Sequence[PlannedStep]) -> tuple[int, int]:
+    """Waterfall order: a control stands just before the step it is compared with."""
+    names = [step.name for step in main]
+    if row.model_step in names:
+        return names.index(row.model_step), 1
+    owner = max((n for n in names if row.model_step.startswith(f"{n}-")), key=len)
+    return names.index(owner), 0

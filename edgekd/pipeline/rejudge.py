@@ -1,0 +1,78 @@
+"""Judges a run's measurements again, by the gate of its recipe or by a changed one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from edgekd.core.errors import RecipeError, UsageError
+from edgekd.core.measurement import read_measurements
+from edgekd.core.run_record import LOCKED_RECIPE, MEASUREMENTS
+from edgekd.core.verdict import Verdict
+from edgekd.pipeline.document import explain
+from edgekd.pipeline.gate import GatePolicy
+from edgekd.pipeline.recipe import override
+from edgekd.pipeline.run_folder import final_graph, read_record
+from edgekd.pipeline.session import judge_final, write_verdict
+
+
+def rejudge(folder: Path, overrides: Sequence[str] = ()) -> Verdict:
+    """The verdict on a finished run, as of now: measurements may have become too old.
+
+    `overrides` (`gate.size=10MB`) change the gate for this once; without any, the run's `verdict.json` is
+    replaced. Raises `UsageError` for a run that is not finished or a gate that cannot be read.
+    """
+    record = read_record(folder)
+    locked = read_locked(folder)
+    verdict = judge_final(
+        locked_gate(folder, locked, overrides),
+        read_measurements(folder / MEASUREMENTS),
+        record.final,
+        final_graph(record, folder),
+        [str(name) for name in locked["targets"]],
+    )
+    if not overrides:
+        write_verdict(folder, verdict)
+    return verdict
+
+
+def read_locked(folder: Path) -> dict[str, Any]:
+    """The resolved recipe that a run leaves; raises `UsageError` when it is none."""
+    path = folder / LOCKED_RECIPE
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"cannot read the run's recipe: {error}", where=str(path)) from error
+    sections = {"gate": dict, "measure": dict, "targets": list}
+    if not isinstance(data, dict) or any(not isinstance(data.get(k), v) for k, v in sections.items()):
+        raise UsageError(f"not a resolved recipe: it lacks one of {', '.join(sections)}", where=str(path))
+    return data
+
+
+def locked_gate(folder: Path, locked: dict[str, Any], overrides: Sequence[str] = ()) -> GatePolicy:
+    """The gate of a resolved recipe with `overrides`; raises `RecipeError` with all problems."""
+    data = {"gate": {key: _written(value) for key, value in locked["gate"].items()}}
+    for text in overrides:
+        if not text.startswith("gate."):
+            raise UsageError(
+                f"`--set {text}`: a finished run's gate alone can be changed", fix="--set gate.size=10MB"
+            )
+        override(data, text)
+    try:
+        return GatePolicy.model_validate(data["gate"])
+    except ValidationError as error:
+        legal = list(GatePolicy.model_fields)
+        problems = [
+            f"gate.{'.'.join(map(str, item['loc']))}: {explain(item, legal)}"
+            for item in error.errors(include_url=False)
+        ]
+        raise RecipeError(problems, where=str(folder / LOCKED_RECIPE)) from error
+
+
+def _written(value: Any) -> Any:
+    """One bound as people write it, so that `gate.accuracy_drop.max=2pt` finds its place."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value

@@ -1,0 +1,239 @@
+"""The final session: every row of the waterfall measured on every target, once, on test data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from edgekd.core.artifact import Artifact
+from edgekd.core.digest import of_data
+from edgekd.core.durable import disk_error, write_json, write_text
+from edgekd.core.events import Emit
+from edgekd.core.measurement import Measurement, Subject, read_measurements, write_measurements
+from edgekd.core.preprocess import Preprocess
+from edgekd.core.run_record import MEASUREMENTS, SESSION, VERDICT, Row, RunRecord
+from edgekd.core.seed import derive
+from edgekd.core.verdict import Verdict
+from edgekd.measure.protocol import PROTOCOLS
+from edgekd.measure.runner import Item, measure_session
+from edgekd.pipeline.bundle import read_bundle
+from edgekd.pipeline.gate import GatePolicy, judge
+from edgekd.pipeline.keys import code_digest
+from edgekd.pipeline.plan import Plan
+from edgekd.pipeline.surroundings import Settings, Surroundings, stable_digest
+from edgekd.store.store import Store
+from edgekd.targets.target import Target
+
+RELEASE = "release"
+_STATE = "session.json"
+_CODE = ("edgekd.measure", "edgekd.backends.onnx.runtime")
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the final session found, and the key it was found under."""
+
+    key: str
+    measurements: Sequence[Measurement]
+
+    @property
+    def not_measured(self) -> tuple[str, ...]:
+        """`quantity: reason` of what has no value."""
+        return tuple(sorted({f"{m.quantity}: {m.not_measured}" for m in self.measurements if m.not_measured}))
+
+
+@dataclass(frozen=True)
+class Order:
+    """What one session measures, where and how thoroughly."""
+
+    items: Sequence[Item]
+    targets: Sequence[Target]
+    protocol: str
+    labels: Sequence[str]
+    seed: int
+    device_facts: Mapping[str, Mapping[str, Any]]
+    """Target -> what its agent says of it."""
+
+    @property
+    def key(self) -> str:
+        """What the session's numbers depend on."""
+        return of_data(
+            {
+                "items": [[i.subject.model_dump(mode="json"), i.evalset.resolve().name] for i in self.items],
+                "protocol": PROTOCOLS[self.protocol].model_dump(mode="json"),
+                "targets": stable_digest(self.device_facts),
+                "target_settings": [target.model_dump(mode="json") for target in self.targets],
+                "seed": self.seed,
+                "code": {
+                    name: code_digest(name) for name in ("edgekd.measure", "edgekd.backends.onnx.runtime")
+                },
+            }
+        )
+
+
+def measure_run(
+    record: RunRecord,
+    folder: Path,
+    artifacts: Mapping[str, Artifact],
+    plan: Plan,
+    store: Store,
+    around: Surroundings,
+    settings: Settings,
+    emit: Emit,
+) -> Session:
+    """Measure all rows on all targets, or read back the session that did exactly this already."""
+    order = Order(
+        items=items_of(record.rows, folder, artifacts, plan.recipe.gate),
+        targets=plan.recipe.targets,
+        protocol=plan.recipe.measure.protocol,
+        labels=around.data.dataset.classes,
+        seed=plan.recipe.seed,
+        device_facts=around.target_facts,
+    )
+    emit({"event": "step", "step": "session", "text": "measuring every artifact on every target"})
+    measurements = None if settings.fresh else _remembered(folder, order.key)
+    if measurements is None:
+        measurements = take(order, folder, store, emit, fresh=settings.fresh)
+    emit({"event": "step_done", "step": "session", "status": "measured", "facts": {}})
+    return Session(order.key, measurements)
+
+
+def take(
+    order: Order,
+    folder: Path,
+    store: Store,
+    emit: Emit,
+    *,
+    fresh: bool,
+    keep: Sequence[Measurement] = (),
+) -> list[Measurement]:
+    """Measure what is ordered and write it, after what is to be kept, into `folder`; returns the new ones.
+
+    Interrupted, the same order goes on where it was, unless it is to be `fresh`. Raises `TargetError`,
+    `ModelError`, `DataError` and `UsageError` as `measure_session` does; the old measurements then stay.
+    """
+    key = order.key
+    work = f"session-{key}"
+    with store.lock(work):
+        if fresh:
+            store.forget(work)
+        _forget(folder)
+        journal = store.journal(work)
+        measurements: list[Measurement] = []
+        for target in order.targets:
+            measurements += measure_session(
+                order.items,
+                target=target,
+                protocol=PROTOCOLS[order.protocol],
+                baselines=[item.subject.name for item in order.items],
+                labels=order.labels,
+                folder=folder / SESSION,
+                journal=journal,
+                emit=lambda event: emit({"step": "session", **event}),
+                seed=derive(order.seed, "session", target.name),
+            )
+        write_measurements(folder / MEASUREMENTS, [*keep, *measurements])
+        write_json(folder / SESSION / _STATE, {"key": key})
+        store.discard_work(work)
+    return measurements
+
+
+def items_of(
+    rows: Sequence[Row], folder: Path, artifacts: Mapping[str, Artifact], gate: GatePolicy
+) -> list[Item]:
+    """What a session measures: every row's graph on its evaluation set, and the gate's release beside."""
+    items = []
+    for row in rows:
+        graph = artifacts[row.graph_step]
+        items.append(
+            Item(
+                subject=subject_of(row, graph),
+                path=graph.path(graph.facts["file"]),
+                preprocess=Preprocess.model_validate(graph.facts["preprocess"]),
+                evalset=folder / row.evalset,
+            )
+        )
+    if gate.release is not None:
+        items.append(_release_item(Path(gate.release), items))
+    return items
+
+
+def subject_of(row: Row, graph: Artifact) -> Subject:
+    return Subject(
+        name=row.name,
+        digest=graph_digest(graph),
+        backend=graph.facts["backend"],
+        precision=graph.facts["precision"],
+    )
+
+
+def graph_digest(graph: Artifact) -> str:
+    """sha256 of the exported file itself: what a device can check."""
+    return graph.manifest.files[graph.facts["file"]]
+
+
+def judge_run(
+    plan: Plan, folder: Path, measurements: Sequence[Measurement], artifacts: Mapping[str, Artifact]
+) -> Verdict:
+    """Judge the final row by the recipe's gate and write the verdict into the run's folder."""
+    final = next(row for row in plan.rows if row.name == plan.final)
+    targets = [target.name for target in plan.recipe.targets]
+    graph = artifacts[final.graph_step]
+    verdict = judge_final(plan.recipe.gate, measurements, plan.final, graph, targets)
+    write_verdict(folder, verdict)
+    return verdict
+
+
+def judge_final(
+    gate: GatePolicy, measurements: Sequence[Measurement], final: str, graph: Artifact, targets: Sequence[str]
+) -> Verdict:
+    """The verdict, as of now, on the row `final` whose artifact is `graph`."""
+    return judge(
+        gate,
+        measurements,
+        final=final,
+        final_digest=graph_digest(graph),
+        targets=targets,
+        now=datetime.now(UTC),
+        against=subjects_in(measurements),
+    )
+
+
+def subjects_in(measurements: Sequence[Measurement]) -> dict[str, Subject]:
+    """Every subject of a session by name."""
+    return {m.subject.name: m.subject for m in measurements}
+
+
+def _release_item(bundle_folder: Path, items: Sequence[Item]) -> Item:
+    """The artifact of an earlier bundle, measured beside the others on the same images."""
+    bundle = read_bundle(bundle_folder)
+    same = next((i.evalset for i in items if i.preprocess.size == bundle.preprocess.size), items[-1].evalset)
+    subject = Subject(name=RELEASE, digest=bundle.digest, backend=bundle.backend, precision=bundle.precision)
+    return Item(subject=subject, path=bundle.graph, preprocess=bundle.preprocess, evalset=same)
+
+
+def write_verdict(folder: Path, verdict: Verdict) -> None:
+    write_text(folder / VERDICT, verdict.model_dump_json(indent=1) + "\n")
+
+
+def _forget(folder: Path) -> None:
+    """The raw samples are about to become another session's: what is stored answers for no key any more."""
+    path = folder / SESSION / _STATE
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise disk_error(path, error) from error
+
+
+def _remembered(folder: Path, key: str) -> list[Measurement] | None:
+    try:
+        state = json.loads((folder / SESSION / _STATE).read_text())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(state, dict) or state.get("key") != key:
+        return None
+    return read_measurements(folder / MEASUREMENTS)

@@ -1,0 +1,65 @@
+"""What can be known of a recipe before any compute is spent, beyond names and types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from edgekd.core.errors import EdgekdError, MissingDependencyError, RecipeError
+from edgekd.pipeline.gate import limits
+from edgekd.pipeline.plan import Plan, PlannedStep
+from edgekd.stages.catalogue import STAGES
+from edgekd.stages.stage import Stage
+
+_PROBES = {"train": "torch"}
+"""A package by which an extra is known to be installed."""
+
+
+def check_recipe(plan: Plan) -> None:
+    """Raise `RecipeError` with everything that cannot work; `MissingDependencyError` without the extra."""
+    recipe = plan.recipe
+    problems = []
+    try:
+        limits(recipe.gate, [target.name for target in recipe.targets])
+    except EdgekdError as error:
+        problems.append(str(error))
+    problems += _against_problems(plan)
+    _check_extras(plan)
+    for step in plan.steps:
+        problems += _step_problems(plan, step)
+    if problems:
+        raise RecipeError(problems, where=str(recipe.file))
+
+
+def _check_extras(plan: Plan) -> None:
+    for step in plan.steps:
+        stage: Stage = STAGES.load(step.stage)
+        package = _PROBES.get(stage.requires or "")
+        if package is not None and find_spec(package) is None:
+            raise MissingDependencyError(package, extra=str(stage.requires), where=f"step `{step.name}`")
+
+
+def _against_problems(plan: Plan) -> Iterator[str]:
+    names = [row.name for row in plan.rows] + ["release"]
+    targets = [target.name for target in plan.recipe.targets]
+    for limit in limits(plan.recipe.gate, targets):
+        if limit.against is not None and limit.against not in names:
+            legal = ", ".join(names)
+            yield f"{limit.source}: `against: {limit.against}` is not a row of the waterfall; rows: {legal}"
+        if limit.against == plan.final:
+            yield f"{limit.source}: `against: {limit.against}` is the artifact itself"
+
+
+def _step_problems(plan: Plan, step: PlannedStep) -> Iterator[str]:
+    stage: Stage = STAGES.load(step.stage)
+    if stage.check is None:
+        return
+    try:
+        stage.check(plan.recipe.source, step.config, _known(plan, step))
+    except EdgekdError as error:
+        yield f"step `{step.name}`: {error}"
+
+
+def _known(plan: Plan, step: PlannedStep) -> dict[str, tuple[PlannedStep, ...]]:
+    by_name = {other.name: other for other in plan.steps}
+    return {name: tuple(by_name[feeder] for feeder in feeders) for name, feeders in step.inputs.items()}

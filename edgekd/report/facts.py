@@ -1,0 +1,185 @@
+"""What a report says, as plain data that every renderer reads and none computes.
+
+Fractions are in [0, 1], times in milliseconds, sizes in bytes; texts are raw (renderers escape them).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from edgekd.core.measurement import Quantity
+from edgekd.core.verdict import Outcome
+
+Answer = Literal["yes", "no", "can't tell"]
+
+
+@dataclass(frozen=True)
+class Number:
+    """One measured number, or why there is none."""
+
+    quantity: Quantity
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    level: float = 0.95
+    n: int = 0
+    valid: bool = True
+    reasons: tuple[str, ...] = ()
+    missing: str | None = None
+    reused_from: str | None = None
+
+
+@dataclass(frozen=True)
+class LimitFact:
+    """One limit of the gate and what became of it."""
+
+    title: str
+    target: str
+    quantity: Quantity
+    minimum: float | None
+    maximum: float | None
+    source: str
+    outcome: Outcome
+    reason: str
+    decide: str | None
+    number: Number | None
+
+
+@dataclass(frozen=True)
+class WaterfallRow:
+    """One subject on one target. `numbers` has accuracy, drop_previous, drop_teacher, p50, p90, speedup,
+    size and memory, as far as they were measured."""
+
+    position: int
+    name: str
+    title: str
+    role: Literal["stage", "control"]
+    precision: str
+    backend: str
+    final: bool
+    probe: bool
+    previous: str | None
+    """Title of the row that `drop_previous` compares with."""
+    numbers: dict[str, Number]
+
+
+@dataclass(frozen=True)
+class TargetFact:
+    """All rows on one target, and what the device says of itself."""
+
+    name: str
+    device: dict[str, Any]
+    protocol: dict[str, Any]
+    rows: tuple[WaterfallRow, ...]
+
+
+@dataclass(frozen=True)
+class ControlFact:
+    """A question that a control was run to answer."""
+
+    question: str
+    answer: Answer
+    because: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Training of one step by epoch; a value is None where the event had none (or it was not finite)."""
+
+    step: str
+    epochs: tuple[int, ...]
+    val_accuracy: tuple[float | None, ...]
+    terms: dict[str, tuple[float | None, ...]]
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Latencies of one row on one target: `bins` are counts between `edges_ms`, even on a logarithm."""
+
+    target: str
+    position: int
+    title: str
+    n: int
+    processes: int
+    p50_ms: float
+    p90_ms: float
+    edges_ms: tuple[float, ...]
+    bins: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """Recall of one class by the teacher and by the final artifact on the same n images."""
+
+    name: str
+    n: int
+    teacher: float | None
+    final: float | None
+    lost: int
+    won: int
+
+
+@dataclass(frozen=True)
+class NewError:
+    """An image that the teacher gets right and the final artifact wrong."""
+
+    index: int
+    label: str
+    said: str
+    png: bytes = field(repr=False, default=b"")
+
+
+@dataclass(frozen=True)
+class ClassFacts:
+    """Per-class results on one target."""
+
+    target: str
+    rows: tuple[ClassRow, ...]
+    errors: tuple[NewError, ...]
+    num_errors: int
+    n: int
+
+
+@dataclass(frozen=True)
+class StepFact:
+    """One step of the plan."""
+
+    name: str
+    stage: str
+    status: str
+    control: bool
+    key: str
+    digest: str | None
+    seconds: float | None
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything a report says."""
+
+    recipe: str
+    run_id: str
+    started_at: str
+    finished_at: str | None
+    seed: int
+    outcome: Outcome | None
+    limits: tuple[LimitFact, ...]
+    targets: tuple[TargetFact, ...]
+    controls: tuple[ControlFact, ...]
+    curves: tuple[Curve, ...]
+    distributions: tuple[Distribution, ...]
+    classes: ClassFacts | None
+    caveats: tuple[str, ...]
+    not_measured: tuple[str, ...]
+    steps: tuple[StepFact, ...]
+    provenance: dict[str, Any]
+    command: tuple[str, ...]
+    recipe_text: str
+    schema_version: int = 1
+
+    def final_row(self, target: TargetFact) -> WaterfallRow | None:
+        """The row that ships, on one target."""
+        return next((row for row in target.rows if row.final), None)

@@ -1,0 +1,177 @@
+"""The report as one HTML file without scripts, fonts or anything else from outside."""
+
+from __future__ import annotations
+
+import base64
+import shlex
+from functools import lru_cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from edgekd.report import charts
+from edgekd.report.facts import ClassRow, Facts, Number, WaterfallRow
+from edgekd.report.formatting import moment, points, ratio, seconds, sentence_case, show
+from edgekd.report.judged import bound_text, verdict_sentence
+from edgekd.report.provenance import sections
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+_FEW_CLASSES = 12
+COLUMNS = (
+    ("drop_previous", "Drop from the row above"),
+    ("drop_teacher", "Drop from teacher"),
+    ("p50", "Latency p50"),
+    ("p90", "Latency p90"),
+    ("speedup", "Speed-up"),
+    ("size", "Size"),
+    ("memory", "Peak memory"),
+)
+
+
+def render_html(facts: Facts) -> str:
+    """The whole page. Every text is escaped by the template engine; the page's own policy forbids scripts."""
+    template = _environment().get_template("report.html.j2")
+    return template.render(
+        facts=facts,
+        style=_resource("style.css"),
+        sentence=verdict_sentence(facts.outcome, facts.limits),
+        limits=[(limit, bound_text(limit), charts.limit_bar(limit)) for limit in facts.limits],
+        tiles=tiles(facts),
+        columns=COLUMNS,
+        axes={target.name: charts.accuracy_axis(target.rows) for target in facts.targets},
+        paretos=[plot for plot in map(charts.pareto, facts.targets) if plot],
+        accuracy_chart=charts.accuracy_chart(facts.curves),
+        term_charts=charts.term_charts(facts.curves),
+        ridge_charts=charts.ridge_charts(facts.distributions),
+        changed_classes=changed_classes(facts),
+        recall_axis=charts.recall_axis(facts.classes.rows) if facts.classes else None,
+        many_classes=facts.classes is not None and len(facts.classes.rows) > _FEW_CLASSES,
+        sections=sections(facts),
+        command=shlex.join(facts.command) if facts.command else "",
+    )
+
+
+def tiles(facts: Facts) -> list[tuple[str, str, str]]:
+    """(headline, what it is, its interval) of the final row against the teacher, on the first target."""
+    target = facts.targets[0] if facts.targets else None
+    final = facts.final_row(target) if target else None
+    if target is None or final is None or not target.rows:
+        return []
+    found = [_accuracy_tile(final), _speed_tile(final), _size_tile(final, target.rows[0])]
+    return [tile for tile in found if tile]
+
+
+def _accuracy_tile(final: WaterfallRow) -> tuple[str, str, str] | None:
+    drop = final.numbers.get("drop_teacher")
+    if drop is None or drop.value is None:
+        return None
+    extent = "" if drop.low is None or drop.high is None else _extent(points(-drop.high), points(-drop.low))
+    return points(-drop.value, plus=True), "accuracy against the teacher", extent
+
+
+def _speed_tile(final: WaterfallRow) -> tuple[str, str, str] | None:
+    speedup = final.numbers.get("speedup")
+    if speedup is None or speedup.value is None:
+        return None
+    ends = _extent(ratio(speedup.low), ratio(speedup.high)) if speedup.low and speedup.high else ""
+    return ratio(speedup.value), "as fast as the teacher", ends + ("" if speedup.valid else " · not valid")
+
+
+def _size_tile(final: WaterfallRow, teacher: WaterfallRow) -> tuple[str, str, str] | None:
+    after, before = final.numbers.get("size"), teacher.numbers.get("size")
+    if not after or not before or not after.value or not before.value or final == teacher:
+        return None
+    sizes = f"{show('size_bytes', before.value)} → {show('size_bytes', after.value)}"
+    return ratio(before.value / after.value), "smaller than the teacher", sizes
+
+
+def _extent(low: str, high: str) -> str:
+    return f"{low} to {high}"
+
+
+def changed_classes(facts: Facts) -> list[ClassRow]:
+    """Few classes: all. Many: those that lost most, and the lowest recalls."""
+    if facts.classes is None:
+        return []
+    rows = list(facts.classes.rows)
+    if len(rows) <= _FEW_CLASSES:
+        return rows
+    worst = sorted(rows, key=lambda row: (row.won - row.lost, 1.0 if row.final is None else row.final))
+    return worst[:_FEW_CLASSES]
+
+
+def number_text(number: Number) -> str:
+    return "" if number.value is None else show(number.quantity, number.value)
+
+
+def interval_text(number: Number) -> str:
+    """`1.02 to 1.07 ms`; empty when there is no interval."""
+    if number.low is None or number.high is None:
+        return ""
+    low, high = show(number.quantity, number.low), show(number.quantity, number.high)
+    unit = low.rpartition(" ")[2]
+    if " " in low and high.endswith(f" {unit}"):
+        low = low[: -len(unit) - 1]
+    return _extent(low, high)
+
+
+def brief_interval(number: Number) -> str:
+    """The interval without the unit where all three numbers have the same one: it stands below the value."""
+    if number.value is None or number.low is None or number.high is None:
+        return ""
+    texts = [show(number.quantity, value) for value in (number.value, number.low, number.high)]
+    units = {text.rpartition(" ")[2] if " " in text else text[-1:] for text in texts}
+    unit = units.pop() if len(units) == 1 else ""
+    return _extent(*(text.removesuffix(unit).rstrip() for text in texts[1:]))
+
+
+def with_code(text: str) -> Markup:
+    """Escaped text in which what stands between backticks is marked as code."""
+    from markupsafe import Markup, escape
+
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    marked = [
+        Markup("<code>{}</code>").format(part) if i % 2 else escape(part) for i, part in enumerate(parts)
+    ]
+    return Markup("").join(marked)
+
+
+def data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FunctionLoader(_resource),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        number=number_text,
+        interval=interval_text,
+        brief=brief_interval,
+        uri=data_uri,
+        seconds=seconds,
+        share=_share,
+        moment=moment,
+        cased=sentence_case,
+        code=with_code,
+    )
+    return environment
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else show("accuracy", value)
+
+
+def _resource(name: str) -> str:
+    return files("edgekd.report").joinpath("templates", name).read_text(encoding="utf-8")

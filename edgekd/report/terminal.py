@@ -1,0 +1,121 @@
+"""The end of a run on a terminal: the verdict, its limits and a compact waterfall, plain or with rich."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from edgekd.core.verdict import Outcome
+from edgekd.report.facts import Facts, LimitFact, Number, WaterfallRow
+from edgekd.report.formatting import show
+from edgekd.report.judged import bound_text, verdict_sentence
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_STYLES: dict[Outcome | None, str] = {"pass": "green", "fail": "red", "inconclusive": "yellow", None: "dim"}
+_COLUMNS = (
+    ("accuracy", "accuracy"),
+    ("drop_teacher", "drop"),
+    ("p50", "p50"),
+    ("speedup", "speed-up"),
+    ("size", "size"),
+)
+
+
+def plain_text(facts: Facts) -> str:
+    """Lines without colors or control characters."""
+    lines = [
+        f"{facts.recipe}: {(facts.outcome or 'not judged').upper()}. "
+        f"{verdict_sentence(facts.outcome, facts.limits)}"
+    ]
+    lines += [f"  {line}" for limit in facts.limits for line in limit_lines(limit)]
+    for target in facts.targets:
+        lines += ["", f"on {target.name}"]
+        rows = [["", *(name for _, name in _COLUMNS)], *(_cells(row) for row in target.rows)]
+        lines += [f"  {line}" for line in _aligned(rows)]
+    if facts.controls:
+        lines.append("")
+    lines += [f"{one.question} {one.answer.capitalize()}. {one.because}" for one in facts.controls]
+    return "\n".join(printable(line) for line in lines) + "\n"
+
+
+def limit_lines(limit: LimitFact) -> list[str]:
+    """`pass  Size: 1.20 MB (at most 12 MB)`, and what would decide an open one."""
+    measured = _with_interval(limit.number) if limit.number else "not measured"
+    lines = [f"{limit.outcome:<12}  {limit.title}: {measured}; {bound_text(limit)}"]
+    if limit.outcome == "inconclusive":
+        lines.append(f"{'':<12}  {limit.reason}; to decide: {limit.decide or 'unknown'}")
+    return lines
+
+
+def _with_interval(number: Number) -> str:
+    if number.value is None:
+        return "not measured"
+    text = show(number.quantity, number.value)
+    if number.low is None or number.high is None:
+        return text
+    return f"{text} ({show(number.quantity, number.low)} to {show(number.quantity, number.high)})"
+
+
+def _cells(row: WaterfallRow) -> list[str]:
+    mark = "> " if row.final else "  "
+    title = f"{mark}{row.title} [{row.precision}]" + (" (control)" if row.role == "control" else "")
+    return [title, *(_cell(row.numbers.get(key)) for key, _ in _COLUMNS)]
+
+
+def _cell(number: Number | None) -> str:
+    if number is None or number.value is None:
+        return "-"
+    return show(number.quantity, number.value) + ("" if number.valid else " !")
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def printable(text: str) -> str:
+    """Without control characters: a class name must not steer the terminal."""
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
+
+
+def panel(facts: Facts) -> RenderableType:
+    """The verdict with its limits in a frame, and the waterfall of each target as a table."""
+    from rich.console import Group
+    from rich.panel import Panel
+    from rich.text import Text
+
+    style = _STYLES[facts.outcome]
+    body = Text(f"{verdict_sentence(facts.outcome, facts.limits)}\n")
+    for limit in facts.limits:
+        for number, line in enumerate(limit_lines(limit)):
+            body.append(f"\n{printable(line)}", style=_STYLES[limit.outcome] if number == 0 else "dim")
+    title = Text(
+        f" {printable(facts.recipe)}: {(facts.outcome or 'not judged').upper()} ", style=f"bold {style}"
+    )
+    frame = Panel(body, title=title, border_style=style, title_align="left")
+    return Group(frame, *(_table(target.name, target.rows) for target in facts.targets))
+
+
+def _table(target: str, rows: Sequence[WaterfallRow]) -> RenderableType:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title=Text(f"on {printable(target)}"), box=SIMPLE_HEAD, title_justify="left", pad_edge=False
+    )
+    table.add_column("")
+    for _, name in _COLUMNS:
+        table.add_column(name, justify="right")
+    for row in rows:
+        cells = [Text(printable(cell)) for cell in _cells(row)]
+        table.add_row(*cells, style="bold" if row.final else "dim" if row.role == "control" else "")
+    return table

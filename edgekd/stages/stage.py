@@ -1,0 +1,109 @@
+"""What a stage is: a kind of work with its configuration, its inputs and the code its result depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import Field
+
+from edgekd.core.artifact import Artifact, Kind
+from edgekd.core.config import Config
+from edgekd.stages.context import StageContext
+
+
+class StageConfig(Config):
+    """A step's keys in the recipe. Subclasses add a stage's own."""
+
+    name: str | None = Field(None, description="name of the step, for a second use of a stage")
+
+    def files(self) -> Sequence[Path]:
+        """Files the step reads: their content becomes part of the step's key."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Input:
+    """One named input. Without a word in the recipe it is the nearest earlier step of these kinds."""
+
+    name: str
+    kinds: tuple[Kind, ...]
+    many: bool = False
+    optional: bool = False
+    first: bool = False
+    """Take the earliest step of the kind (the teacher) instead of the nearest."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """A comparison planned beside a step: the same step with `changes` to its configuration.
+
+    It gets the step's own artifact as the further input `pace`, so that it can train exactly as long.
+    """
+
+    suffix: str
+    row: str
+    title: str
+    changes: Mapping[str, Any]
+
+
+def _nothing_before(config: StageConfig) -> Sequence[tuple[str, StageConfig]]:
+    return ()
+
+
+Inputs = Mapping[str, Sequence[Artifact]]
+Check = Callable[[Any, Any, Mapping[str, Sequence[Any]]], None]
+
+
+@dataclass(frozen=True)
+class Product:
+    """What a stage made: files in its step folder and plain facts. No fact may depend on the clock.
+
+    `measured` is what does: timings that led to a decision. They are kept beside the step's key and shown in
+    reports, but are no part of the artifact, so that the same decision gives the same artifact.
+    """
+
+    kind: Kind
+    facts: Mapping[str, Any]
+    files: Sequence[str]
+    measured: Mapping[str, Any] = field(default_factory=dict)
+
+
+C = TypeVar("C", bound=StageConfig)
+
+
+def _no_controls(config: StageConfig) -> Sequence[Control]:
+    return ()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A kind of work. `run` imports what is heavy itself, so that planning stays light.
+
+    `reads` names what else the result depends on: `data`, `limits` (the gate's), `targets`.
+    `sources` and `libraries` are the packages whose code and versions are part of the step's key.
+    """
+
+    name: str
+    summary: str
+    config: type[StageConfig]
+    run: Callable[[StageContext, Any, Inputs], Product]
+    produces: Kind
+    inputs: tuple[Input, ...] = ()
+    reads: tuple[str, ...] = ("data",)
+    sources: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
+    row: str | None = None
+    title: str = ""
+    controls: Callable[[Any], Sequence[Control]] = field(default=_no_controls)
+    before: Callable[[Any], Sequence[tuple[str, StageConfig]]] = field(default=_nothing_before)
+    """Stages that must run earlier, with the configuration the plan inserts them with where there is none."""
+    requires: str | None = "train"
+    """The extra whose packages `run` needs."""
+    check: Check | None = None
+    """Raises `UsageError` for what cannot work, before any compute is spent; may import heavily.
+
+    It gets the data source, the configuration, and by input the steps (`.stage`, `.config`) that feed it.
+    """

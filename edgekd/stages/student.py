@@ -1,0 +1,63 @@
+"""The student stage: a student named by hand, for recipes that do not search."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import Field
+
+from edgekd.core.durable import write_json
+from edgekd.core.spec import ModelSpec, NetworkSpec
+from edgekd.stages.context import StageContext
+from edgekd.stages.stage import Inputs, Product, Stage, StageConfig
+
+SPEC = "spec.json"
+
+
+class StudentConfig(StageConfig):
+    """The student's architecture."""
+
+    network: str = Field(description="an architecture (`edgekd list networks`), or file.py:function")
+    args: dict[str, Any] = Field(default_factory=dict, description="the architecture's arguments")
+    size: tuple[int, int] | None = Field(
+        None, description="(height, width) of its input; default: the data's"
+    )
+
+
+def run(context: StageContext, config: StudentConfig, inputs: Inputs) -> Product:
+    from edgekd.stages.model_files import default_preprocess
+
+    preprocess = default_preprocess(context.data)
+    if config.size is not None:
+        preprocess = preprocess.model_copy(update={"size": config.size})
+    classes = context.data.dataset.classes
+    network = NetworkSpec(
+        name=config.network,
+        args=config.args,
+        num_classes=len(classes),
+        in_channels=preprocess.num_channels,
+    )
+    return architecture(context, ModelSpec(network=network, preprocess=preprocess, labels=classes), {})
+
+
+def architecture(context: StageContext, spec: ModelSpec, facts: dict[str, Any]) -> Product:
+    """The artifact of a chosen architecture: built once, to be sure that it builds."""
+    from edgekd.networks.model import build_model
+    from edgekd.stages.model_files import model_facts
+
+    model = build_model(spec, trust_code=context.trust_code)
+    data = json.loads(spec.model_dump_json())
+    write_json(context.folder / SPEC, data)
+    return Product("architecture", {**model_facts(model), **facts}, [SPEC])
+
+
+STAGE = Stage(
+    name="student",
+    summary="a student named by hand",
+    config=StudentConfig,
+    run=run,
+    produces="architecture",
+    sources=("edgekd.networks",),
+    libraries=("torch",),
+)

@@ -1,0 +1,166 @@
+"""The teacher stage: a trained network from where the recipe says, scored on val before anything else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, model_validator
+
+from edgekd.core.config import Config
+from edgekd.core.errors import ModelError
+from edgekd.core.shipped import shipped_models
+from edgekd.core.spec import ModelSpec, NetworkSpec
+from edgekd.stages.context import StageContext
+from edgekd.stages.stage import Inputs, Product, Stage
+from edgekd.stages.training_settings import TrainingConfig
+
+if TYPE_CHECKING:
+    from edgekd.networks.model import Model
+
+
+class PreprocessConfig(Config):
+    """What the teacher expects of its input; the size defaults to the data's."""
+
+    size: tuple[int, int] | None = Field(None, description="(height, width) in pixels")
+    mean: tuple[float, ...] = Field(description="one value per channel, after scaling")
+    std: tuple[float, ...] = Field(description="one value per channel, after scaling")
+    scale: float = Field(1 / 255, description="multiplies the 0-255 pixel values first")
+
+
+class TeacherConfig(TrainingConfig):
+    """One source: `model`, `network` (trained, or with `weights`), `torchvision`, `onnx` or `python`."""
+
+    model: str | None = Field(None, description="a shipped model (`edgekd list models`)")
+    network: str | None = Field(None, description="an architecture (`edgekd list networks`)")
+    args: dict[str, Any] = Field(default_factory=dict, description="the architecture's arguments")
+    torchvision: str | None = Field(None, description="a torchvision classifier, as `resnet50`")
+    onnx: Path | None = Field(None, description="an .onnx file; gives logits only")
+    python: str | None = Field(None, description="`file.py:function`; needs `trust_code: true`")
+    weights: str | None = Field(
+        None, description="a .safetensors or state-dict file, or `published` (torchvision's own)"
+    )
+    prefix: str | None = Field(None, description="key prefix of the weights file to strip, as `module.`")
+    preprocess: PreprocessConfig | None = Field(None, description="what the network expects of its input")
+    accept_poor: bool = Field(False, description="go on with a teacher that scores near chance on val")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TeacherConfig:
+        given = [name for name in _SOURCES if getattr(self, name) is not None]
+        if len(given) != 1:
+            said = ", ".join(given) or "none"
+            raise ValueError(f"a teacher has exactly one of {', '.join(_SOURCES)} (given: {said})")
+        return self
+
+    def files(self) -> Sequence[Path]:
+        paths = [self.onnx, Path(self.python.rpartition(":")[0]) if self.python else None]
+        if self.weights is not None and self.weights != "published":
+            paths.append(Path(self.weights))
+        if self.model is not None and self.model in shipped_models():
+            folder = shipped_models()[self.model]
+            paths += [folder / "spec.yaml", folder / "weights.safetensors"]
+        return [path for path in paths if path is not None]
+
+
+_SOURCES = ("model", "network", "torchvision", "onnx", "python")
+
+
+def run(context: StageContext, config: TeacherConfig, inputs: Inputs) -> Product:
+    from edgekd.stages.model_files import save_scored
+    from edgekd.stages.teacher_check import check_teacher
+
+    model, history, note = _model(context, config)
+    if not config.accept_poor:
+        check_teacher(context, model)
+    return save_scored(context, model, {"history": history, "num_epochs": len(history), "origin": note})
+
+
+def _model(context: StageContext, config: TeacherConfig) -> tuple[Model, list[Mapping[str, Any]], str]:
+    if config.model is not None:
+        return _shipped(context, config.model), [], f"shipped model {config.model}"
+    if config.onnx is not None:
+        return _built(context, config), [], f"graph {config.onnx.name}"
+    if config.weights is not None:
+        return _loaded(context, config), [], f"weights {Path(config.weights).name}"
+    return _trained(context, config)
+
+
+def _built(context: StageContext, config: TeacherConfig) -> Model:
+    from edgekd.networks.model import build_model
+
+    return build_model(_spec(context, config), trust_code=context.trust_code)
+
+
+def _shipped(context: StageContext, name: str) -> Model:
+    from edgekd.networks.shipped import load_shipped
+
+    model = load_shipped(name)
+    classes = context.data.dataset.classes
+    if model.spec.labels != classes:
+        raise ModelError(
+            f"the shipped model knows {len(model.spec.labels)} other classes than the data's {len(classes)}",
+            where=f"teacher.model = {name}",
+            choices=shipped_models(),
+        )
+    return model
+
+
+def _spec(context: StageContext, config: TeacherConfig) -> ModelSpec:
+    from edgekd.stages.model_files import default_preprocess
+
+    dataset = context.data.dataset
+    preprocess = default_preprocess(context.data)
+    if config.preprocess is not None:
+        given = config.preprocess
+        preprocess = preprocess.model_copy(
+            update={**given.model_dump(exclude={"size"}), "size": given.size or preprocess.size}
+        )
+        preprocess = type(preprocess).model_validate(preprocess.model_dump())
+    torchvision = f"torchvision/{config.torchvision}" if config.torchvision else None
+    name = config.network or config.python or torchvision or "onnx"
+    args = dict(config.args)
+    if config.torchvision is not None and config.weights == "published":
+        args["weights"] = "published"
+    if config.onnx is not None:
+        args["file"] = str(config.onnx)
+    network = NetworkSpec(
+        name=name, args=args, num_classes=len(dataset.classes), in_channels=preprocess.num_channels
+    )
+    return ModelSpec(network=network, preprocess=preprocess, labels=dataset.classes)
+
+
+def _loaded(context: StageContext, config: TeacherConfig) -> Model:
+    from edgekd.networks.weights import load_strict, read_state
+
+    model = _built(context, config)
+    if config.weights != "published":
+        path = Path(str(config.weights))
+        prefixes = {config.prefix: ""} if config.prefix else None
+        state = read_state(path, prefixes=prefixes)
+        load_strict(model.module, state, where=str(path))
+    return model
+
+
+def _trained(context: StageContext, config: TeacherConfig) -> tuple[Model, list[Mapping[str, Any]], str]:
+    from edgekd.distill.settings import DistillSettings
+    from edgekd.networks.initialize import init_weights
+    from edgekd.stages.training import train
+
+    model = _built(context, config)
+    init_weights(model.module, context.seed, "teacher")
+    history = train(context, config, model, teachers=[], settings=DistillSettings(method="none"))
+    return model, history, "trained in this run"
+
+
+STAGE = Stage(
+    name="teacher",
+    summary="the trained network to learn from",
+    config=TeacherConfig,
+    run=run,
+    produces="model",
+    sources=("edgekd.networks", "edgekd.train", "edgekd.distill", "edgekd.data"),
+    libraries=("torch", "torchvision", "numpy"),
+    row="teacher",
+    title="teacher",
+)
