@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -77,10 +78,11 @@ def _recipes(family: str) -> list[dict[str, Any]]:
 
 
 def _targets(family: str) -> list[dict[str, Any]]:
-    from edgekd.targets.devices_file import all_targets
+    from edgekd.targets.devices_file import DEVICES_FILE, read_targets
 
     return [
-        {"name": target.name, "summary": target.summary(), "needs": ""} for target in all_targets().values()
+        {"name": name, "summary": f"{target.kind}, threads: {target.threads}", "needs": ""}
+        for name, target in read_targets(Path(DEVICES_FILE)).items()
     ]
 
 

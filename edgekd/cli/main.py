@@ -8,10 +8,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 from types import FrameType
+from typing import Any
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-import click
 import typer
 
 from edgekd.cli import (
@@ -38,6 +38,13 @@ Exit codes: 0 pass · 1 a limit failed · 2 bad input · 3 inconclusive · 4 tar
 5 store or disk · 6 missing optional dependency · 7 training diverged · 70 internal error ·
 75 stopped at --max-time, resumable · 130/143 interrupted.
 """
+
+_CLICK_ERROR: Any = typer.BadParameter.__mro__[2]
+"""ClickException: click's own, or that of the copy of click that newer typers hold (0.29 does)."""
+_EXIT_BROKEN_PIPE = 141
+"""As of any program that SIGPIPE ends: who reads the output is gone, which is no verdict."""
+_received: list[int] = []
+"""Signals that asked this process to stop: typer answers every interruption with 130."""
 
 app = typer.Typer(
     name="edgekd",
@@ -67,40 +74,36 @@ app.command("doctor", rich_help_panel="About")(doctor.command)
 app.add_typer(store.app, name="store", rich_help_panel="About")
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: handled like Ctrl-C, with its own exit code."""
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit the process."""
     signal.signal(signal.SIGTERM, _on_terminate)
-    sys.exit(_guarded(list(sys.argv[1:] if argv is None else argv)))
+    sys.exit(exit_code_of(list(sys.argv[1:] if argv is None else argv)))
 
 
-def _guarded(argv: list[str]) -> int:
+def exit_code_of(argv: list[str]) -> int:
+    """Run one command, tell its error on standard error, and return the code that it ends with."""
     try:
         result = typer.main.get_command(app).main(args=argv, prog_name="edgekd", standalone_mode=False)
         sys.stdout.flush()
     except EdgekdError as error:
         _say(f"error: {error}")
         return error.exit_code
-    except click.ClickException as error:
+    except _CLICK_ERROR as error:
         error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort) as error:
-        return _interrupted(error)
-    except BrokenPipeError:
+        return int(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _interrupted()
+    except (BrokenPipeError, SystemExit):  # typer turns the first into the second
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _EXIT_BROKEN_PIPE
     except Exception as error:
         return _internal(error)
-    return result if isinstance(result, int) else 0
+    return _interrupted() if result == EXIT_INTERRUPTED else result if isinstance(result, int) else 0
 
 
-def _interrupted(error: BaseException) -> int:
-    terminated = isinstance(error, Terminated) or isinstance(error.__cause__, Terminated)
+def _interrupted() -> int:
     _say("interrupted; nothing is lost: run the same command again to continue")
-    return EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
+    return EXIT_TERMINATED if signal.SIGTERM in _received else EXIT_INTERRUPTED
 
 
 def _internal(error: Exception) -> int:
@@ -112,7 +115,8 @@ def _internal(error: Exception) -> int:
 
 
 def _on_terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated
+    _received.append(number)
+    raise KeyboardInterrupt
 
 
 def _say(text: str) -> None:

@@ -39,6 +39,6 @@ class Preprocess(Config):
 
     def apply(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """uint8 `[N, H, W, C]`, already of `size`, to float32 `[N, C, H, W]`."""
-        x: npt.NDArray[np.float32] = images.astype(np.float32) * np.float32(self.scale)
-        x = (x - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
-        return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+        x = images.astype(np.float32) * np.float32(self.scale)
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return np.ascontiguousarray(((x - mean) / std).transpose(0, 3, 1, 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -11,6 +12,13 @@ from edgekd.core.durable import replacing
 from edgekd.core.errors import DataError
 
 _TIMEOUT_S = 30
+_NETWORK_ERRORS = (
+    urllib.error.URLError,
+    http.client.HTTPException,
+    ConnectionError,
+    TimeoutError,
+    ValueError,
+)
 _CHUNK_BYTES = 1 << 20
 
 
@@ -37,7 +45,7 @@ def _fetch(url: str, path: Path, size_bytes: int) -> None:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response, path.open("wb") as stream:
             while stream.tell() <= size_bytes and (chunk := response.read(_CHUNK_BYTES)):
                 stream.write(chunk)
-    except (urllib.error.URLError, TimeoutError, ValueError) as error:
+    except _NETWORK_ERRORS as error:
         raise DataError(
             f"cannot download: {error}", where=url, fix=f"put {path.name} into {path.parent} by hand"
         ) from error

@@ -38,14 +38,12 @@ def evaluation_arrays(
 def write_evalset(split: Split, preprocess: Preprocess, folder: Path) -> tuple[str, str]:
     """Write `images.npy` and `labels.npy` into `folder`, chunk by chunk, and return the two names."""
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / IMAGES) as temporary:
-        images = np.lib.format.open_memmap(
-            temporary, mode="w+", dtype=np.uint8, shape=(len(split), *_shape(preprocess))
-        )
-        for start, chunk in _resized(split, preprocess):
-            images[start : start + len(chunk)] = chunk
-        images.flush()
-        del images
+    # Written as a stream: a memory map on a disk that fills up kills the process instead of raising.
+    with replacing(folder / IMAGES) as temporary, temporary.open("wb") as stream:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(split), *_shape(preprocess))}
+        np.lib.format.write_array_header_1_0(stream, header)
+        for _, chunk in _resized(split, preprocess):
+            stream.write(chunk.tobytes())
     with replacing(folder / LABELS) as temporary, temporary.open("wb") as stream:
         np.save(stream, split.labels.astype(np.int64), allow_pickle=False)
     return IMAGES, LABELS

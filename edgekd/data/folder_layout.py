@@ -35,8 +35,15 @@ def read_layout(root: Path, where: str) -> FolderLayout:
     """List an image folder without decoding anything; classes and files are sorted by name.
 
     Raises `DataError` for a folder without classes, an empty class, a split that lacks, or classes that
-    differ between splits.
+    differ between splits, or a folder that may not be read.
     """
+    try:
+        return _read(root, where)
+    except OSError as error:
+        raise DataError(f"cannot list: {error}", where=where) from error
+
+
+def _read(root: Path, where: str) -> FolderLayout:
     folders = _folders(root)
     splits = _split_folders(root, folders)
     if splits:
@@ -102,7 +109,9 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _visible(folder: Path) -> Iterable[Path]:
-    return (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    # A dangling link is kept, so that it is reported as undecodable instead of being passed over.
+    paths = (p for p in folder.rglob("*") if not p.name.startswith("."))
+    return (p for p in paths if p.is_file() or (p.is_symlink() and not p.is_dir()))
 
 
 def _refuse_empty(files: dict[str, dict[str, list[Path]]], where: str) -> None:

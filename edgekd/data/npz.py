@@ -56,7 +56,10 @@ def _read_member(archive: zipfile.ZipFile, name: str, path: Path) -> npt.NDArray
             _check_header(stream, info.file_size, where)
         with archive.open(info) as stream:
             return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
-    except (ValueError, SyntaxError, TypeError) as error:
+    except DataError:
+        raise
+    except Exception as error:
+        # NumPy reads old headers with Python's tokenizer, so a hostile one raises almost anything.
         raise DataError(f"not a readable array: {error}", where=where) from error
 
 

@@ -21,7 +21,9 @@ from edgekd.core.errors import DataError
 _MAX_BYTES = 1 << 30
 _DTYPES = {"u1": np.uint8, "i8": np.int64, "i4": np.int32}
 _MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
-_NAMES = {(module, "_reconstruct"): "reconstruct" for module in _MODULES} | {
+_NAMES = {
+    **{(module, "_reconstruct"): "reconstruct" for module in _MODULES},
+    **{(module, "_frombuffer"): "frombuffer" for module in ("numpy.core.numeric", "numpy._core.numeric")},
     ("numpy", "ndarray"): "ndarray",
     ("numpy", "dtype"): "dtype",
     ("_codecs", "encode"): "encode",
@@ -30,7 +32,7 @@ _INTEGERS = frozenset({"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "
 _TEXTS = frozenset(
     {
         *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE"),
-        *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BINUNICODE8"),
+        *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BINUNICODE8", "BYTEARRAY8"),
     }
 )
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
@@ -79,7 +81,8 @@ def read_pickled_arrays(path: Path) -> dict[str, Any]:
             where=str(path),
             fix="use the binary version of the data set (a pickle can run code, so none is ever loaded)",
         ) from error
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except Exception as error:
+        # Damaged bytes make the opcode reader raise almost anything.
         raise DataError(f"not a readable data file: {error}", where=str(path)) from error
 
 
@@ -192,6 +195,9 @@ def _construct(function: Any, arguments: Any) -> Any:
     kind = function.name if isinstance(function, _Name) else "?"
     if kind == "reconstruct" and arguments[0] == _Name("ndarray"):
         return _Array()
+    if kind == "frombuffer":
+        content, dtype, shape, order = arguments
+        return _Array(_array(content, dtype, shape, order))
     if kind == "dtype" and isinstance(arguments[0], str):
         return _Dtype(arguments[0])
     if kind == "encode" and isinstance(arguments[0], str):
@@ -208,12 +214,20 @@ def _fill(target: Any, state: Any) -> None:
     if not isinstance(target, _Array) or not isinstance(state, tuple) or len(state) != 5:
         raise _RefusedError("state for what is no array")
     _, shape, dtype, is_fortran, content = state
-    if not isinstance(dtype, _Dtype) or dtype.code not in _DTYPES:
-        raise _RefusedError("an array of something else than bytes or integers")
     raw = content.encode("latin-1") if isinstance(content, str) else content
+    target.value = _array(raw, dtype, shape, "F" if is_fortran else "C")
+
+
+def _array(content: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray[Any, Any]:
+    if (
+        not isinstance(dtype, _Dtype)
+        or dtype.code not in _DTYPES
+        or not isinstance(content, bytes | bytearray)
+    ):
+        raise _RefusedError("an array of something else than bytes or integers")
     kind = np.dtype(_DTYPES[dtype.code])
-    if not all(isinstance(side, int) and side >= 0 for side in shape):
+    if order not in ("C", "F") or not all(isinstance(side, int) and side >= 0 for side in shape):
         raise _RefusedError("an array whose shape is not integers")
-    if len(raw) != math.prod(shape) * kind.itemsize:
-        raise _RefusedError(f"an array of shape {shape} in {len(raw)} bytes")
-    target.value = np.frombuffer(raw, kind).reshape(shape, order="F" if is_fortran else "C")
+    if len(content) != math.prod(shape) * kind.itemsize:
+        raise _RefusedError(f"an array of {math.prod(shape)} elements in {len(content)} bytes")
+    return np.frombuffer(content, kind).reshape(shape, order=order)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,17 @@ from torch import Tensor, nn
 from edgekd.core.errors import UsageError
 from edgekd.core.seed import derive
 from edgekd.distill.participant import Participant
-from edgekd.distill.program import LOGITS, Built, CopyOf, Fresh, Given, ModuleBuilder, Program, Shapes
+from edgekd.distill.program import (
+    LOGITS,
+    Built,
+    CopyOf,
+    Derived,
+    Fresh,
+    Given,
+    ModuleBuilder,
+    Program,
+    Shapes,
+)
 from edgekd.networks.initialize import init_weights
 
 ImageShape = tuple[int, int, int]
@@ -34,7 +45,7 @@ def assemble(program: Program, given: Mapping[str, Participant], image_shape: Im
     Raises `UsageError` for a role that nothing plays.
     """
     roles: dict[str, Participant] = {}
-    networks = [name for name in program.roles if program.network_of(name) is not None]
+    networks = [name for name in program.roles if program.takes_images(name)]
     for name in networks:
         _play(program, given, name, roles, seed)
     shapes = tap_shapes(roles, image_shape)
@@ -69,6 +80,11 @@ def _play(
             _play(program, given, other, roles, seed)
             roles[name] = roles[other].copy()
             init_weights(roles[name].module, seed, name)
+        case Derived(of=other, transform=transform):
+            _play(program, given, other, roles, seed)
+            with _drawing_from(derive(seed, "role", name)):
+                roles[name] = transform(roles[other].copy())
+            roles[name].module.to(roles[other].device)
         case Built():
             pass
 
@@ -83,10 +99,16 @@ def _lookup(given: Mapping[str, Participant], name: str) -> Participant:
     return given[name]
 
 
-def _built(builder: ModuleBuilder, shapes: Shapes, seed: int, device: torch.device) -> nn.Module:
-    """A module whose initial weights depend on `seed` only."""
+@contextmanager
+def _drawing_from(seed: int) -> Iterator[None]:
+    """Weights made inside depend on `seed` only; the global random state is as before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        yield
+
+
+def _built(builder: ModuleBuilder, shapes: Shapes, seed: int, device: torch.device) -> nn.Module:
+    with _drawing_from(seed):
         return builder(shapes).to(device)
 
 

@@ -180,6 +180,7 @@ class Engine:
             for name, module in modules.items():
                 module.load_state_dict(state["adapters"][term][name])
         self._phase = int(state["phase"])
+        self._updates = []
         if self._phase >= 0:
             self._prepare_updates()
         for update, optimizer in zip(self._updates, state["optimizers"], strict=True):

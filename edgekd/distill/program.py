@@ -25,6 +25,7 @@ from edgekd.distill.weights import Weight
 if TYPE_CHECKING:
     from edgekd.distill.context import TermContext
     from edgekd.distill.hooks import Hook
+    from edgekd.distill.participant import Participant
 
 LOGITS = "logits"
 """The tap that every image network has: what its forward pass returns."""
@@ -65,7 +66,18 @@ class Built:
     builder: ModuleBuilder
 
 
-Role = Given | Fresh | CopyOf | Built
+@dataclass(frozen=True)
+class Derived:
+    """A copy of another role, changed by `transform` (branches, exits, further heads with taps).
+
+    `transform` may change the copy in place; weights it adds come from (seed, role).
+    """
+
+    of: str
+    transform: Callable[[Participant], Participant]
+
+
+Role = Given | Fresh | CopyOf | Built | Derived
 
 
 @dataclass(frozen=True)
@@ -222,15 +234,26 @@ class Program:
         return frozenset([*trained, *moving, *hooked, *started])
 
     def network_of(self, role: str) -> str | None:
-        """The given network whose architecture a role has; None for a built one."""
+        """The given network whose architecture a role has; None for a built or derived one."""
         origin = self.roles[role]
         match origin:
             case Given():
                 return role
             case Fresh(like=other) | CopyOf(role=other):
                 return self.network_of(other)
-            case Built():
+            case Built() | Derived():
                 return None
+
+    def takes_images(self, role: str) -> bool:
+        """Whether a role is fed images, so that its taps have shapes before training."""
+        origin = self.roles[role]
+        match origin:
+            case Given() | Derived():
+                return True
+            case Fresh(like=other) | CopyOf(role=other):
+                return self.takes_images(other)
+            case Built():
+                return False
 
     def with_hook(self, hook: Hook) -> Program:
         """The same program with `hook` in every phase."""

@@ -57,9 +57,7 @@ def _defects(program: Program) -> Iterator[str]:
     for turn in program.turns:
         if not turn.terms or not turn.train:
             yield "a turn needs terms and a role to train"
-    if program.roles.get(program.deploy.role) is not None and isinstance(
-        program.roles[program.deploy.role], Built
-    ):
+    if isinstance(program.roles.get(program.deploy.role), Built):
         yield f"the deployed role `{program.deploy.role}` is not an image network"
 
 

@@ -428,7 +428,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     if request["mode"] not in ("facts", *modes):
         raise RequestError(f"`{request['mode']}` is not a mode; modes: facts, {', '.join(modes)}")
     result = modes[request["mode"]](request) if request["mode"] in modes else {}
-    runtimes = sorted({artifact["runtime"] for artifact in request.get("artifacts", [])})
+    used = [artifact["runtime"] for artifact in request.get("artifacts", [])]
+    runtimes = sorted({*used, *request.get("runtimes", [])})
     return {
         "facts": facts(),
         "versions": {name: runtime_module(name).versions() for name in runtimes},

@@ -50,7 +50,7 @@ class Device:
             "name": name,
             "path": self._push_once(path, digest, path.suffix),
             "sha256": digest,
-            "runtime": self._runtime(backend),
+            "runtime": self.runtime(backend),
             "images": None if images is None else self._push_once(images, _digest(images), ".npy"),
             "preprocess": None if preprocess is None else preprocess.model_dump(mode="json"),
         }
@@ -105,7 +105,8 @@ class Device:
             self._pushed[key] = self._session.push(path, f"{digest[:24]}{suffix}")
         return self._pushed[key]
 
-    def _runtime(self, backend: str) -> str:
+    def runtime(self, backend: str) -> str:
+        """The module name of the backend's runtime on the device, after pushing it."""
         name = f"runtime_{backend}"
         if name not in self._runtimes:
             self._session.push(BACKENDS.load(backend).runtime, f"{name}.py")

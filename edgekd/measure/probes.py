@@ -17,7 +17,7 @@ from edgekd.core.preprocess import Preprocess
 from edgekd.core.seed import derive
 from edgekd.measure import latency
 from edgekd.measure.accuracy import Logits, read_array
-from edgekd.measure.device import Device, open_device
+from edgekd.measure.device import open_device
 from edgekd.measure.protocol import PROTOCOLS, Protocol
 from edgekd.targets.target import Target
 
@@ -108,15 +108,11 @@ def predict(
         return read_array(Path(folder, "logits.npy"))
 
 
-def device_facts(target: Target) -> dict[str, Any]:
-    """What the device says it is, and its runtime's versions, for `doctor` and `plan`."""
+def device_facts(target: Target, *, backend: str = "onnx") -> dict[str, Any]:
+    """What the device says it is, how it is reached, and the versions of the backend's runtime there."""
     with open_device(target) as device:
-        return _facts(device)
-
-
-def _facts(device: Device) -> dict[str, Any]:
-    answer = device.call("facts", deadline_s=60)
-    return {**answer["facts"], "target": device.target.facts()}
+        answer = device.call("facts", runtimes=[device.runtime(backend)], deadline_s=60)
+    return {**answer["facts"], "target": target.facts(), "versions": answer["versions"]}
 
 
 def _time(

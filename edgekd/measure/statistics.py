@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from edgekd.core.measurement import Interval
 from edgekd.measure.distributions import binomial_cdf, bisect, normal_quantile, student_t_quantile
@@ -81,8 +82,9 @@ def macro_recall(correct: Sequence[int], total: Sequence[int], *, level: float =
     return Interval(low=max(0.0, low), high=min(1.0, high), level=level, method="mover-wilson")
 
 
+@lru_cache(maxsize=4096)
 def clopper_pearson(successes: int, n: int, *, level: float = LEVEL) -> Interval:
-    """The exact interval of a proportion (Clopper and Pearson 1934): either limit errs in at most its half."""
+    """The exact interval of a proportion (Clopper and Pearson 1934, Biometrika 26:404)."""
     alpha = (1 - level) / 2
     low, high = 0.0, 1.0
     if successes > 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,52 +11,9 @@ from pydantic import ConfigDict, ValidationError, validate_call
 from torch import nn
 
 from edgekd.core.errors import EdgekdError, ModelError, UsageError
-from edgekd.core.registry import Entry, Registry
 from edgekd.core.spec import NetworkSpec
 from edgekd.networks.code_file import is_code, load_function
-
-Builder = Callable[..., nn.Module]
-"""`builder(*, num_classes, in_channels, **args) -> nn.Module`; its annotations are checked."""
-
-NETWORKS: Registry[Builder] = Registry(
-    "network",
-    [
-        Entry(
-            "resnet_cifar",
-            "edgekd.networks.resnet_cifar:resnet_cifar",
-            "ResNet for small images, depth 6n+2, width factor, shortcut A or B",
-        ),
-        Entry("wrn", "edgekd.networks.wrn:wrn", "Wide ResNet d-k with pre-activation, depth 6n+4"),
-        Entry(
-            "mobilenet_v2",
-            "edgekd.networks.mobilenet_small:mobilenet_v2",
-            "MobileNetV2 for small images: width, depth, activation",
-        ),
-        Entry(
-            "mobilenet_v3",
-            "edgekd.networks.mobilenet_small:mobilenet_v3",
-            "MobileNetV3 for small images: width, depth, activation, squeeze-excite",
-        ),
-        Entry(
-            "torchvision",
-            "edgekd.networks.torchvision_network:torchvision_network",
-            "any torchvision classifier: `torchvision/resnet50`",
-            extra="train",
-        ),
-        Entry(
-            "timm",
-            "edgekd.networks.timm_network:timm_network",
-            "any timm classifier: `timm/resnet10t`",
-            extra="timm",
-        ),
-        Entry(
-            "onnx",
-            "edgekd.networks.onnx_teacher:onnx_teacher",
-            "an ONNX graph as a frozen teacher: logits only",
-        ),
-    ],
-    group="edgekd.networks",
-)
+from edgekd.networks.names import NETWORKS, Builder
 
 ONNX = "onnx"
 

@@ -15,6 +15,7 @@ from edgekd.core.spec import ModelSpec, NetworkSpec
 from edgekd.networks.catalogue import ONNX, build
 from edgekd.networks.code_file import code_path, is_code, split_name
 from edgekd.networks.tap import Taps, taps_of
+from edgekd.networks.traced import traced
 from edgekd.networks.transforms import apply_transforms
 from edgekd.networks.weights import load_strict, read_state
 
@@ -39,9 +40,14 @@ class Model:
 
 
 def build_model(spec: ModelSpec, *, trust_code: bool = False, files_root: Path | None = None) -> Model:
-    """The model of `spec` with the weights its builder made: network, then transforms, no state loaded."""
+    """The model of `spec` with the weights its builder made: network, then transforms, no state loaded.
+
+    A network from a file that declares no taps gets those that tracing finds, if it can be traced.
+    """
     _check_ends(spec)
     module = build(spec.network, trust_code=trust_code, files_root=files_root)
+    if is_code(spec.network.name) and not taps_of(module):
+        module = _with_found_taps(module, spec)
     return Model(spec, apply_transforms(module, spec.transforms), files_root)
 
 
@@ -80,6 +86,15 @@ def read_spec(folder: Path) -> ModelSpec:
 def portable(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict as safetensors wants it: on the CPU, contiguous, sharing no memory."""
     return {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+
+
+def _with_found_taps(module: nn.Module, spec: ModelSpec) -> nn.Module:
+    try:
+        network = traced(module, (spec.network.in_channels, *spec.preprocess.size))
+    except ModelError:
+        return module
+    # Tracing drops what a forward pass does not use, but the weights file may hold it.
+    return network if network.state_dict().keys() == module.state_dict().keys() else module
 
 
 def _with_files(folder: Path, model: Model) -> NetworkSpec:

@@ -51,10 +51,13 @@ class Normalize(nn.Module):
             return x
         mode = self.preprocess.resize
         if mode == "nearest":
+            # Where a pixel's center falls between two pixels, Pillow may take the other one.
             return F.interpolate(x, size, mode="nearest-exact")
-        resized = F.interpolate(x, size, mode=mode, align_corners=False, antialias=True)
-        # Bicubic overshoots; Pillow, which makes the evaluation arrays, clips to the byte range.
-        return resized.clamp(0, 1) if mode == "bicubic" else resized
+        # As Pillow: along the width, then along the height, and into the byte range after each (bicubic
+        # overshoots).
+        for part in ((x.shape[2], size[1]), size):
+            x = F.interpolate(x, part, mode=mode, align_corners=False, antialias=True).clamp(0, 1)
+        return x
 
 
 def _per_channel(values: tuple[float, ...]) -> Tensor:

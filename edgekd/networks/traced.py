@@ -1,8 +1,8 @@
 """Taps for networks that declare none: trace, give every activation its own module, find the stages.
 
-A stage is a spatial size at which the network has at least two convolutions (one alone is a stem). Its tap
-is the last point at that size through which everything passes: the last such activation, or, where there is
-none, the last such value. Networks without spatial stages (transformers) get `embedding` and `logits` alone.
+A stage is a spatial size with a point through which everything passes, behind at least two convolutions of
+that size (one alone is a stem). Its tap is the last such activation, or, where there is none, the last such
+value. Networks without spatial stages (transformers) get `embedding` and `logits` alone.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _add(network: fx.GraphModule, path: str, layer: nn.Module) -> str:
 
 def _find_taps(network: fx.GraphModule, input_shape: tuple[int, int, int]) -> Taps:
     shapes = _shapes(network, input_shape)
-    classifier = _classifier(network)
+    classifier = _classifier(network, shapes)
     taps = head(classifier) | {"logits": _logits(network, classifier)}
     for number, node in enumerate(_stage_ends(network, shapes, classifier), 1):
         taps |= _stage_taps(network, f"stage{number}", node)
@@ -160,11 +160,14 @@ def _shapes(network: fx.GraphModule, input_shape: tuple[int, int, int]) -> dict[
     return shapes
 
 
-def _classifier(network: fx.GraphModule) -> str:
+def _classifier(network: fx.GraphModule, shapes: dict[fx.Node, tuple[int, ...]]) -> str:
+    """The last linear or 1x1 convolution layer; it must make as many values as leave the network."""
+    (output,) = (node for node in network.graph.nodes if node.op == "output")
+    num_classes = shapes[output][-1] if output in shapes else None
     for node in reversed(network.graph.nodes):
         if node.op == "call_module":
             layer = network.get_submodule(str(node.target))
-            if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            if isinstance(layer, nn.Linear | nn.Conv2d) and shapes[node][1] == num_classes:
                 return str(node.target)
     raise ModelError("the network has no linear or convolution layer that could be its classifier")
 
@@ -189,7 +192,7 @@ def _stage_ends(
         if len(shape) == 4 and shape[2] == shape[3] > 1:
             by_size.setdefault(shape[2], []).append(node)
     for size, nodes in by_size.items():
-        if _num_convolutions(network, shapes, size) >= 2:
+        if _num_convolutions(network, shapes, size, nodes[-1]) >= 2:
             active = [node for node in nodes if _is_activation(network, node)]
             yield (active or nodes)[-1]
 
@@ -227,10 +230,14 @@ def _is_activation(network: fx.GraphModule, node: fx.Node) -> bool:
     return node.op == "call_module" and isinstance(network.get_submodule(str(node.target)), ACTIVATIONS)
 
 
-def _num_convolutions(network: fx.GraphModule, shapes: dict[fx.Node, tuple[int, ...]], size: int) -> int:
-    return sum(
-        node.op == "call_module"
-        and isinstance(network.get_submodule(str(node.target)), nn.Conv2d)
-        and shapes[node][2] == size
-        for node in network.graph.nodes
-    )
+def _num_convolutions(
+    network: fx.GraphModule, shapes: dict[fx.Node, tuple[int, ...]], size: int, last: fx.Node
+) -> int:
+    """Convolutions that make maps of `size`, up to the node `last`."""
+    number = 0
+    for node in network.graph.nodes:
+        if node.op == "call_module" and isinstance(network.get_submodule(str(node.target)), nn.Conv2d):
+            number += shapes[node][2] == size
+        if node is last:
+            break
+    return number

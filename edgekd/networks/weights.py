@@ -17,6 +17,7 @@ from edgekd.core.errors import ModelError
 State = dict[str, Tensor]
 
 _SHOWN = 5
+_COUNTER = "num_batches_tracked"
 
 
 def read_state(path: Path, *, prefixes: Mapping[str, str] | None = None) -> State:
@@ -45,8 +46,13 @@ def map_prefixes(state: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> St
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
-    """Copy `state` into `module`; raises `ModelError` for missing, unexpected or misshapen weights."""
+    """Copy `state` into `module`; raises `ModelError` for missing, unexpected or misshapen weights.
+
+    Batch norm's counters may be missing (files older than torch 0.4.1) and then start at 0.
+    """
     own = module.state_dict()
+    counters = {key: torch.zeros_like(value) for key, value in own.items() if key.endswith(_COUNTER)}
+    state = {**counters, **state}
     problems = [
         *_listed("missing", [key for key in own if key not in state]),
         *_listed("unexpected", [key for key in state if key not in own]),
@@ -61,7 +67,7 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, where: str) -
             where=where,
             fix="check the network's name, arguments and number of classes (and the prefix mapping)",
         )
-    module.load_state_dict(dict(state))
+    module.load_state_dict(state)
 
 
 def _difference(key: str, given: Tensor, own: Tensor) -> str:

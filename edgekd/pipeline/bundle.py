@@ -30,13 +30,14 @@ from edgekd.core.durable import disk_error, sync, write_json, write_text
 from edgekd.core.errors import UsageError
 from edgekd.core.measurement import Measurement, read_measurements
 from edgekd.core.preprocess import Preprocess
-from edgekd.core.run_record import LOCKED_RECIPE, MEASUREMENTS, VERDICT, RunRecord
+from edgekd.core.run_record import LOCKED_RECIPE, MEASUREMENTS, RECORD, VERDICT, RunRecord
 from edgekd.core.verdict import Verdict
 from edgekd.pipeline.predict_script import PREDICT_SCRIPT
 from edgekd.pipeline.run_folder import final_graph, read_record
 
 BUNDLE = "bundle.json"
 SCHEMA_VERSION = 1
+_PORTABLE = ("versions", "data", "data_notes", "git", "settings")
 
 
 class BundleManifest(Config):
@@ -152,6 +153,7 @@ def _fill(folder: Path, record: RunRecord, run_folder: Path) -> None:
     preprocess = Preprocess.model_validate(graph.facts["preprocess"])
     write_text(folder / "labels.txt", "".join(f"{label}\n" for label in record.labels))
     write_json(folder / "preprocess.json", preprocess.model_dump(mode="json"))
+    write_text(folder / RECORD, _portable(record).model_dump_json(indent=1) + "\n")
     write_text(folder / "predict.py", PREDICT_SCRIPT.replace("model.onnx", file))
     measurements = read_measurements(folder / MEASUREMENTS)
     write_text(folder / "card.md", card(record, graph, verdict, measurements))
@@ -164,11 +166,17 @@ def _fill(folder: Path, record: RunRecord, run_folder: Path) -> None:
         preprocess=preprocess,
         labels=record.labels,
         verdict=verdict.outcome if verdict else None,
-        provenance={k: v for k, v in record.provenance.items() if k in ("versions", "data", "git")},
+        provenance=_portable(record).provenance,
         files=of_files(folder, files_below(folder)),
     )
     write_text(folder / BUNDLE, manifest.model_dump_json(indent=1) + "\n")
     sync(folder)
+
+
+def _portable(record: RunRecord) -> RunRecord:
+    """The record without what is only true on the machine of the run."""
+    provenance = {k: v for k, v in record.provenance.items() if k in _PORTABLE}
+    return record.model_copy(update={"provenance": provenance, "command": []})
 
 
 def _verdict(run_folder: Path) -> Verdict | None:

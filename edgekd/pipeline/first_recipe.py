@@ -49,19 +49,19 @@ def write_first_recipe(
     select_targets(targets, read_targets(Path(DEVICES_FILE)))
     found = look_at(data)
     learned = look_at_teacher(teacher, network, found)
-    with replacing(path) as temporary:
-        temporary.write_text(recipe_text(path, found, learned, targets), encoding="utf-8")
-        _check(temporary, path)
+    write_checked(path, recipe_text(path, found, learned, targets))
     return [*_told(found), *learned.told, f"targets: {', '.join(targets)}", *_next(path)]
 
 
-def _check(temporary: Path, path: Path) -> None:
-    """Raises what is wrong with the recipe, naming the file that it was going to be."""
-    try:
-        check_recipe(make_plan(load_recipe(str(temporary))))
-    except RecipeError as error:
-        problems = [problem.replace(str(temporary), str(path)) for problem in error.problems]
-        raise RecipeError(problems, where=str(path)) from error
+def write_checked(path: Path, text: str) -> None:
+    """Write a recipe if it validates; else raise what is wrong with it and leave `path` as it was."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+        try:
+            check_recipe(make_plan(load_recipe(str(temporary))))
+        except RecipeError as error:
+            problems = [problem.replace(str(temporary), str(path)) for problem in error.problems]
+            raise RecipeError(problems, where=str(path)) from error
 
 
 def _told(data: Look) -> list[str]:

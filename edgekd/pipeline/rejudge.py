@@ -31,9 +31,8 @@ def rejudge(folder: Path, overrides: Sequence[str] = ()) -> Verdict:
     verdict = judge_final(
         locked_gate(folder, locked, overrides),
         read_measurements(folder / MEASUREMENTS),
-        record.final,
+        record,
         final_graph(record, folder),
-        [str(name) for name in locked["targets"]],
     )
     if not overrides:
         write_verdict(folder, verdict)

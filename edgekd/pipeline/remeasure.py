@@ -164,10 +164,8 @@ def _evaluation_set(given: str, bundle: Bundle, folder: Path) -> Path:
         return _written(given, bundle, folder / "evalset")
     missing = [name for name in (IMAGES, LABELS) if not (path / name).is_file()]
     if missing:
-        raise DataError(
-            f"lacks {' and '.join(missing)}", where=given, choices=("a folder", "a recipe's file")
-        )
-    yield path
+        raise DataError(f"lacks {' and '.join(missing)}", where=given, choices=("a folder", "a recipe file"))
+    return path
 
 
 def _written(recipe_file: str, bundle: Bundle, folder: Path) -> Path:
@@ -175,7 +173,8 @@ def _written(recipe_file: str, bundle: Bundle, folder: Path) -> Path:
     dataset = recipe.source.open(recipe.seed)
     if dataset.classes != bundle.manifest.labels:
         raise DataError(
-            f"the data's {len(dataset.classes)} classes are not the bundle's {len(bundle.manifest.labels)}",
+            f"the data's {len(dataset.classes)} classes are not the bundle's {len(bundle.manifest.labels)}, "
+            "or are in another order",
             where=recipe_file,
         )
     try:

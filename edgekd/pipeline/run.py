@@ -99,7 +99,9 @@ class _Run:
             provenance={**self.record.provenance, "session_key": session.key},
             finished_at=now(),
         )
-        verdict = judge_run(self.whole, self.folder.path, session.measurements, self.artifacts)
+        verdict = judge_run(
+            self.whole, self.record, self.folder.path, session.measurements, self.artifacts
+        )
         self.log({"event": "verdict", "outcome": verdict.outcome})
         return verdict
 

@@ -28,7 +28,7 @@ from edgekd.pipeline.surroundings import Settings, Surroundings, stable_digest
 from edgekd.store.store import Store
 from edgekd.targets.target import Target
 
-RELEASE = "release"
+RELEASE, STUDENT = "release", "student"
 _STATE = "session.json"
 _CODE = ("edgekd.measure", "edgekd.backends.onnx.runtime")
 
@@ -68,9 +68,7 @@ class Order:
                 "targets": stable_digest(self.device_facts),
                 "target_settings": [target.model_dump(mode="json") for target in self.targets],
                 "seed": self.seed,
-                "code": {
-                    name: code_digest(name) for name in ("edgekd.measure", "edgekd.backends.onnx.runtime")
-                },
+                "code": {name: code_digest(name) for name in _CODE},
             }
         )
 
@@ -177,35 +175,47 @@ def graph_digest(graph: Artifact) -> str:
 
 
 def judge_run(
-    plan: Plan, folder: Path, measurements: Sequence[Measurement], artifacts: Mapping[str, Artifact]
+    plan: Plan,
+    record: RunRecord,
+    folder: Path,
+    measurements: Sequence[Measurement],
+    artifacts: Mapping[str, Artifact],
 ) -> Verdict:
     """Judge the final row by the recipe's gate and write the verdict into the run's folder."""
     final = next(row for row in plan.rows if row.name == plan.final)
-    targets = [target.name for target in plan.recipe.targets]
-    graph = artifacts[final.graph_step]
-    verdict = judge_final(plan.recipe.gate, measurements, plan.final, graph, targets)
+    verdict = judge_final(plan.recipe.gate, measurements, record, artifacts[final.graph_step])
     write_verdict(folder, verdict)
     return verdict
 
 
 def judge_final(
-    gate: GatePolicy, measurements: Sequence[Measurement], final: str, graph: Artifact, targets: Sequence[str]
+    gate: GatePolicy, measurements: Sequence[Measurement], record: RunRecord, graph: Artifact
 ) -> Verdict:
-    """The verdict, as of now, on the row `final` whose artifact is `graph`."""
+    """The verdict, as of now, on the record's final row, whose artifact is `graph`."""
     return judge(
         gate,
         measurements,
-        final=final,
+        final=record.final,
         final_digest=graph_digest(graph),
-        targets=targets,
+        targets=record.targets,
         now=datetime.now(UTC),
-        against=subjects_in(measurements),
+        against=compared_with(measurements, record),
     )
 
 
-def subjects_in(measurements: Sequence[Measurement]) -> dict[str, Subject]:
-    """Every subject of a session by name."""
-    return {m.subject.name: m.subject for m in measurements}
+def compared_with(measurements: Sequence[Measurement], record: RunRecord) -> dict[str, Subject]:
+    """Every subject of a session by its row's name, and the float student by the word `student`."""
+    subjects = {m.subject.name: m.subject for m in measurements}
+    student = student_row(record.rows, record.final)
+    return {**subjects, **({STUDENT: subjects[student]} if student in subjects else {})}
+
+
+def student_row(rows: Sequence[Row], final: str) -> str | None:
+    """What `against: student` means: the float student that the final artifact was made from."""
+    floats = [row for row in rows[1:] if row.precision == "fp32" and row.name != final]
+    stages = [row for row in floats if row.role == "stage"]
+    chosen = stages[-1:] or floats[:1]
+    return chosen[0].name if chosen else None
 
 
 def _release_item(bundle_folder: Path, items: Sequence[Item]) -> Item:

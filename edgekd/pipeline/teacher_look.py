@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,19 @@ import yaml
 
 from edgekd.core.errors import MissingDependencyError, ModelError, UsageError
 from edgekd.core.shipped import shipped_models
-from edgekd.core.spec import ModelSpec, NetworkSpec
+from edgekd.core.spec import ModelSpec
 from edgekd.data.inspect import Look
+from edgekd.pipeline.weights_look import (
+    TORCHVISION,
+    check_buildable,
+    check_fit,
+    ends_of,
+    float_bytes,
+    guess_network,
+    read_shapes,
+)
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-_TORCHVISION = "torchvision/"
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin", ".ckpt", ".onnx")
 
 
@@ -47,8 +55,8 @@ def look_at_teacher(given: str | None, network: str | None, data: Look) -> Found
         return _of_onnx(path, data) if path.suffix == ".onnx" else _of_weights(path, network, data)
     if given in shipped_models():
         return _shipped(given, data)
-    if given.startswith(_TORCHVISION):
-        return _published(given.removeprefix(_TORCHVISION), data)
+    if given.startswith(TORCHVISION):
+        return _published(given.removeprefix(TORCHVISION), data)
     what = "no such file" if path.suffix in _SUFFIXES else "neither a file nor a shipped model"
     choices = (*shipped_models(), "torchvision/NAME", "a .safetensors, .pt, .pth or .onnx file")
     raise UsageError(what, where=f"--teacher {given}", choices=choices)
@@ -82,12 +90,14 @@ def parse_network(text: str) -> tuple[str, dict[str, Any]]:
 def _to_be_trained(network: str | None, data: Look) -> FoundTeacher:
     side = max(data.image_size)
     if network is not None:
-        keys = _network_keys(*parse_network(network))
+        written, args = parse_network(network)
+        check_buildable(written, args, len(data.classes), data.channels)
+        keys = _network_keys(written, args)
     elif side <= 64:
         keys = {"network": "resnet_cifar", "args": {"depth": 32 if side > 16 else 20}}
     else:
         keys = {"torchvision": "resnet18"}
-    name = keys.get("network") or f"torchvision/{keys['torchvision']}"
+    name = _told(keys.get("network") or f"{TORCHVISION}{keys['torchvision']}", keys.get("args", {}))
     remarks = {"epochs": "it is trained here; a better teacher gives a better student"}
     return FoundTeacher(
         {**keys, "epochs": 30}, (f"teacher: none given, so {name} is trained",), None, remarks
@@ -114,8 +124,6 @@ def _published(name: str, data: Look) -> FoundTeacher:
 
 
 def _check_torchvision(name: str) -> None:
-    from importlib.util import find_spec
-
     if find_spec("torchvision") is None:
         raise MissingDependencyError("torchvision", extra="train", where=f"--teacher torchvision/{name}")
     import torchvision.models as models
@@ -129,23 +137,13 @@ def _of_onnx(path: Path, data: Look) -> FoundTeacher:
     channels, size, num_classes = onnx_ends(path)
     if num_classes is not None:
         _check_classes(num_classes, data, str(path))
-    preprocess: dict[str, Any] = {}
-    if channels not in (None, len(data_means(data))):
-        preprocess = dict(_imagenet(channels)["preprocess"])
-    if size is not None and size != data.image_size:
-        preprocess = {
-            "size": list(size),
-            **(preprocess or _imagenet(channels or data.channels)["preprocess"]),
-        }
-    keys = {"onnx": str(path), **({"preprocess": preprocess} if preprocess else {})}
+    keys: dict[str, Any] = {"onnx": str(path)}
+    if channels not in (None, data.channels) or size not in (None, data.image_size):
+        guessed = _imagenet(channels or data.channels)["preprocess"]
+        keys["preprocess"] = {"size": list(size or data.image_size), **guessed}
     told = f"teacher: an ONNX graph of {num_classes or 'an unknown number of'} classes; it gives logits only"
     remarks = {"preprocess": "guessed: put what the graph was trained with", "onnx": "gives logits only"}
     return FoundTeacher(keys, (told,), path.stat().st_size, remarks)
-
-
-def data_means(data: Look) -> tuple[float, ...]:
-    """One place per channel of the data: as many as the default preprocessing has."""
-    return (0.5,) * data.channels
 
 
 def onnx_ends(path: Path) -> tuple[int | None, tuple[int, int] | None, int | None]:
@@ -179,7 +177,7 @@ def _dimensions(value: Any) -> tuple[int | None, ...]:
 
 def _of_weights(path: Path, network: str | None, data: Look) -> FoundTeacher:
     shapes = read_shapes(path)
-    num_classes, in_channels = _ends(shapes, path)
+    num_classes, in_channels = ends_of(shapes, path)
     spec = _own_spec(path) if network is None else None
     if spec is not None:
         name, args, source = spec.network.name, dict(spec.network.args), "the spec beside it"
@@ -190,14 +188,13 @@ def _of_weights(path: Path, network: str | None, data: Look) -> FoundTeacher:
         name, args = guess_network(shapes, path)
         source = "the names and shapes of its weights"
     _check_classes(num_classes, data, str(path))
-    checked = _check_fit(path, name, args, num_classes, in_channels)
+    checked = check_fit(path, name, args, num_classes, in_channels)
     keys = {**_network_keys(name, args), "weights": str(path), **_preprocess(spec, name, in_channels, data)}
-    arguments = ", ".join(f"{key}={value}" for key, value in args.items())
-    told = [f"teacher: {name}({arguments}), {num_classes} classes, by {source}"]
+    told = [f"teacher: {_told(name, args)}, {num_classes} classes, by {source}"]
     if not checked:
         told.append("         its weights were not tried: torch is not installed here")
     remarks = {"preprocess": "check it: what the network was trained with"} if spec is None else {}
-    return FoundTeacher(keys, tuple(told), _float_bytes(shapes), remarks)
+    return FoundTeacher(keys, tuple(told), float_bytes(shapes), remarks)
 
 
 def _own_spec(path: Path) -> ModelSpec | None:
@@ -213,7 +210,7 @@ def _preprocess(spec: ModelSpec | None, name: str, in_channels: int, data: Look)
     if spec is not None:
         given = json.loads(spec.preprocess.model_dump_json(include={"size", "mean", "std", "scale"}))
         return {"preprocess": given}
-    known = name.startswith(_TORCHVISION) or name == "resnet_cifar"
+    known = name.startswith(TORCHVISION) or name == "resnet_cifar"
     if in_channels == 3 and (known or data.channels != 3):
         return _imagenet(3)
     if in_channels != data.channels:
@@ -230,9 +227,14 @@ def _imagenet(channels: int | None) -> dict[str, Any]:
 
 def _network_keys(name: str, args: dict[str, Any]) -> dict[str, Any]:
     arguments = {"args": args} if args else {}
-    if name.startswith(_TORCHVISION):
-        return {"torchvision": name.removeprefix(_TORCHVISION), **arguments}
+    if name.startswith(TORCHVISION):
+        return {"torchvision": name.removeprefix(TORCHVISION), **arguments}
     return {"network": name, **arguments}
+
+
+def _told(name: str, args: Mapping[str, Any]) -> str:
+    arguments = ", ".join(f"{key}={value}" for key, value in args.items())
+    return f"{name}({arguments})" if arguments else name
 
 
 def _check_classes(num_classes: int, data: Look, where: str) -> None:

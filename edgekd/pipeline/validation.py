@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from edgekd.core.errors import EdgekdError, MissingDependencyError, RecipeError
 from edgekd.pipeline.gate import limits
 from edgekd.pipeline.plan import Plan, PlannedStep
+from edgekd.pipeline.session import RELEASE, STUDENT
 from edgekd.stages.catalogue import STAGES
 from edgekd.stages.stage import Stage
 
@@ -40,7 +41,7 @@ def _check_extras(plan: Plan) -> None:
 
 
 def _against_problems(plan: Plan) -> Iterator[str]:
-    names = [row.name for row in plan.rows] + ["release"]
+    names = [row.name for row in plan.rows] + [STUDENT, RELEASE]
     targets = [target.name for target in plan.recipe.targets]
     for limit in limits(plan.recipe.gate, targets):
         if limit.against is not None and limit.against not in names:

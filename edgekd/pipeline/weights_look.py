@@ -36,12 +36,12 @@ _FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
 def read_shapes(path: Path) -> Shapes:
     """The shape of every weight, from the header alone for safetensors; never unpickled.
 
-    Raises `ModelError` for a damaged or hostile file, `MissingDependencyError` for a torch file without torch.
+    Raises `ModelError` for a damaged or hostile file, `MissingDependencyError` for a torch file without
+    torch.
     """
     if path.suffix == ".safetensors":
         return _safetensors_shapes(path)
-    state = _torch("read_state", path)(path)
-    return {key: tuple(value.shape) for key, value in state.items()}
+    return {key: tuple(value.shape) for key, value in _torch_weights(path).read_state(path).items()}
 
 
 def _safetensors_shapes(path: Path) -> Shapes:
@@ -57,35 +57,36 @@ def _safetensors_shapes(path: Path) -> Shapes:
     return shapes
 
 
-def _torch(function: str, path: Path) -> Callable[..., Any]:
+def _torch_weights(path: Path) -> ModuleType:
     try:
         from edgekd.networks import weights
     except ModuleNotFoundError as error:
         raise MissingDependencyError("torch", extra="train", where=str(path)) from error
-    found: Callable[..., Any] = getattr(weights, function)
-    return found
+    return weights
 
 
-def _ends(shapes: Shapes, path: Path) -> tuple[int, int]:
-    """(classes, input channels): rows of the classifier, and channels of the first convolution."""
-    stems = [shape for key, shape in shapes.items() if len(shape) == 4 and shape[1] in (1, 3)]
-    matrices = [key for key, shape in shapes.items() if len(shape) == 2]
-    if not stems or not matrices:
-        raise ModelError(
-            "these are not the weights of an image classifier: no convolution of 1 or 3 channels, or no matrix",
-            where=str(path),
-        )
-    named = [key for key in matrices if re.fullmatch(r"(fc|linear|head|classifier(\.\d+)?)\.weight", key)]
-    classifier = (named or matrices)[-1]
-    return shapes[classifier][0], _stem_channels(shapes)
+def ends_of(shapes: Shapes, path: Path) -> tuple[int, int]:
+    """(classes, input channels): rows of the last classifier matrix, and channels of the first convolution.
+
+    Raises `ModelError` for weights that are not those of an image classifier.
+    """
+    matrices = {key: shape for key, shape in shapes.items() if len(shape) == 2}
+    channels = _stem_channels(shapes)
+    if channels is None or not matrices:
+        lacking = "no matrix" if channels else "no convolution of an image with 1 or 3 channels"
+        raise ModelError(f"not the weights of an image classifier: {lacking}", where=str(path))
+    named = {key: match for key in matrices if (match := _CLASSIFIER.fullmatch(key))}
+    last = max(named, key=lambda key: int(named[key][2] or 0)) if named else list(matrices)[-1]
+    return matrices[last][0], channels
 
 
-def _stem_channels(shapes: Shapes) -> int:
-    for key in ("conv1.weight", "features.0.0.weight", "features.0.weight", "features.conv0.weight"):
-        if key in shapes and len(shapes[key]) == 4:
+def _stem_channels(shapes: Shapes) -> int | None:
+    for key in _STEMS:
+        if len(shapes.get(key, ())) == 4:
             return shapes[key][1]
-    # Depthwise convolutions have one channel too; only a stem has three.
-    return 3 if any(len(shape) == 4 and shape[1] == 3 for shape in shapes.values()) else 1
+    # Depthwise convolutions have one channel too, so three is the surer sign of a stem.
+    seen = {shape[1] for shape in shapes.values() if len(shape) == 4}
+    return 3 if 3 in seen else 1 if 1 in seen else None
 
 
 def guess_network(shapes: Shapes, path: Path) -> tuple[str, dict[str, Any]]:
@@ -93,9 +94,10 @@ def guess_network(shapes: Shapes, path: Path) -> tuple[str, dict[str, Any]]:
     args = _resnet_cifar(shapes)
     if args is not None:
         return "resnet_cifar", args
+    num_classes, _ = ends_of(shapes, path)
     for name in _torchvision_candidates(shapes):
-        if _same_trunk(name, shapes):
-            return f"{_TORCHVISION}{name}", {}
+        if _same_trunk(name, shapes, num_classes):
+            return f"{TORCHVISION}{name}", {}
     raise ModelError(
         f"cannot tell the network from its {len(shapes)} weights",
         where=str(path),
@@ -105,7 +107,7 @@ def guess_network(shapes: Shapes, path: Path) -> tuple[str, dict[str, Any]]:
 
 def _resnet_cifar(shapes: Shapes) -> dict[str, Any] | None:
     """The arguments of a CIFAR ResNet with akamaster's key names, or None."""
-    blocks = {key.split(".")[1] for key in shapes if re.fullmatch(r"layer1\.\d+\.conv1\.weight", key)}
+    blocks = {key for key in shapes if re.fullmatch(r"layer1\.\d+\.conv1\.weight", key)}
     stem, linear = shapes.get("conv1.weight", ()), shapes.get("linear.weight", ())
     if not blocks or "layer4.0.conv1.weight" in shapes or len(stem) != 4 or len(linear) != 2:
         return None
@@ -118,46 +120,49 @@ def _resnet_cifar(shapes: Shapes) -> dict[str, Any] | None:
 
 
 def _torchvision_candidates(shapes: Shapes) -> Iterator[str]:
-    from importlib.util import find_spec
-
     if find_spec("torchvision") is not None:
         for key, names in _FAMILIES:
             if key in shapes:
                 yield from names
 
 
-def _same_trunk(name: str, shapes: Shapes) -> bool:
-    """Whether the model has these keys, and these shapes where neither its input nor its classes matter."""
+def _same_trunk(name: str, shapes: Shapes, num_classes: int) -> bool:
+    """Whether the model has these weights; only a first convolution may have other input channels."""
     import torch
     from torchvision.models import get_model
 
-    num_classes = next(reversed([shape[0] for shape in shapes.values() if len(shape) == 2]), 1000)
     with torch.device("meta"):
         state = get_model(name, weights=None, num_classes=num_classes).state_dict()
     if set(state) != set(shapes):
         return False
     different = [key for key, value in state.items() if tuple(value.shape) != shapes[key]]
-    return all(
-        len(shapes[key]) == 4 and shapes[key][1] != 3 and state[key].shape[1] == 3 for key in different
-    )
+    return all(state[key].dim() == 4 and state[key].shape[1] == 3 for key in different)
 
 
-def _check_fit(path: Path, name: str, args: dict[str, Any], num_classes: int, in_channels: int) -> bool:
-    """Build the network and load the weights into it; False where torch is not installed."""
+def check_fit(path: Path, name: str, args: dict[str, Any], num_classes: int, in_channels: int) -> bool:
+    """Build the network and load the weights into it; False where torch is not installed.
+
+    Raises `ModelError` for arguments that are not the network's and for weights that do not fit it.
+    """
     try:
         from edgekd.networks.catalogue import build
     except ModuleNotFoundError:
         return False
+    weights = _torch_weights(path)
     spec = NetworkSpec(name=name, args=args, num_classes=num_classes, in_channels=in_channels)
-    _torch("load_strict", path)(build(spec), _torch("read_state", path)(path), where=str(path))
+    weights.load_strict(build(spec), weights.read_state(path), where=str(path))
     return True
 
 
-def _float_bytes(shapes: Shapes) -> int:
-    total = 0
-    for shape in shapes.values():
-        count = 1
-        for side in shape:
-            count *= side
-        total += 4 * count
-    return total
+def check_buildable(name: str, args: dict[str, Any], num_classes: int, in_channels: int) -> None:
+    """Raises `ModelError` for an unknown network or wrong arguments; without torch nothing is checked."""
+    try:
+        from edgekd.networks.catalogue import build
+    except ModuleNotFoundError:
+        return
+    build(NetworkSpec(name=name, args=args, num_classes=num_classes, in_channels=in_channels))
+
+
+def float_bytes(shapes: Shapes) -> int:
+    """What the weights take as float32."""
+    return sum(4 * math.prod(shape) for shape in shapes.values())

@@ -33,7 +33,13 @@ class LearnedStep(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, step: Tensor, zero_point: Tensor | int, low: int, high: int, gradient_scale: float
+        ctx: Any,
+        x: Tensor,
+        step: Tensor,
+        zero_point: Tensor | int,
+        low: int,
+        high: int,
+        gradient_scale: float,
     ) -> Tensor:
         """x: any shape; step: broadcastable to x, float32; zero_point: 0 or int32 `[]`."""
         ctx.save_for_backward(x, step)
@@ -59,7 +65,7 @@ def fake_quantize(
     x: Tensor, step: Tensor, zero_point: Tensor | int, low: int, high: int, gradient_scale: float
 ) -> Tensor:
     """`LearnedStep` in float32, whatever autocast does around it."""
-    out = LearnedStep.apply(x.float(), step, zero_point, low, high, gradient_scale)  # type: ignore[no-untyped-call]
+    out = LearnedStep.apply(x.float(), step, zero_point, low, high, gradient_scale)
     return cast(Tensor, out)
 
 
@@ -102,7 +108,7 @@ class ActivationQuantizer(nn.Module):
 
     def bounded_step(self) -> Tensor:
         """The step in use, `[]`: positive and not above what `ceiling` allows."""
-        step = Bounded.apply(self.step, SMALLEST_STEP, self.largest_step)  # type: ignore[no-untyped-call]
+        step = Bounded.apply(self.step, SMALLEST_STEP, self.largest_step)
         return cast(Tensor, step)
 
     @torch.no_grad()
@@ -140,13 +146,15 @@ class WeightQuantizer(nn.Module):
 
     def bounded_step(self) -> Tensor:
         """The steps in use, `[C_out]`."""
-        step = Bounded.apply(self.step, SMALLEST_STEP, math.inf)  # type: ignore[no-untyped-call]
+        step = Bounded.apply(self.step, SMALLEST_STEP, math.inf)
         return cast(Tensor, step)
 
     @torch.no_grad()
     def fit(self, weight: Tensor) -> None:
-        """Steps whose largest code is each channel's largest weight (the paper starts from 2 mean|w| / sqrt(Q_P),
-        which clips; at 7 and 8 bits not clipping starts closer to the float network).
+        """Steps whose largest code is each channel's largest weight.
+
+        The paper starts from 2 mean|w| / sqrt(Q_P), which clips; at 7 and 8 bits not clipping starts closer
+        to the float network.
         """
         largest = weight.detach().flatten(1).abs().amax(1)
         self.step.copy_((largest / self.high).clamp_min(SMALLEST_STEP))

@@ -144,6 +144,9 @@ def _fold_norm(
     graph_module.graph.erase_node(node)
 
 
-def _replace(graph_module: fx.GraphModule, path: str, module: nn.Module) -> None:
+def _replace(graph_module: fx.GraphModule, path: str, module: nn.Conv2d | nn.Linear) -> None:
+    if module.bias is not None:
+        # torch's fusion freezes a bias that the layer did not have before.
+        module.bias.requires_grad_(module.weight.requires_grad)
     parent, _, name = path.rpartition(".")
     setattr(graph_module.get_submodule(parent), name, module)

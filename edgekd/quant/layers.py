@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -16,16 +16,6 @@ from edgekd.quant.fake_quantization import ActivationQuantizer, WeightQuantizer
 _LARGEST_BIAS_CODE = 2.0**30
 
 
-@runtime_checkable
-class QuantizedLayer(Protocol):
-    """A layer with `weight`, `bias`, the quantizer of its weight and the form that its bias is stored in."""
-
-    weight: nn.Parameter
-    bias: nn.Parameter | None
-    weight_quantizer: WeightQuantizer
-    bias_form: BiasForm
-
-
 class QuantizedConv2d(nn.Conv2d):
     """`nn.Conv2d` with a quantized weight `[C_out, C_in / groups, H, W]`."""
 
@@ -33,7 +23,7 @@ class QuantizedConv2d(nn.Conv2d):
     bias_form: BiasForm
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(input, self.weight_quantizer(self.weight), self.bias)
+        return cast(Tensor, self._conv_forward(input, self.weight_quantizer(self.weight), self.bias))
 
 
 class QuantizedLinear(nn.Linear):
@@ -46,9 +36,10 @@ class QuantizedLinear(nn.Linear):
         return F.linear(input, self.weight_quantizer(self.weight), self.bias)
 
 
-def quantized(
-    layer: nn.Module, bits: int, bias_form: BiasForm, *, learn_step: bool
-) -> QuantizedConv2d | QuantizedLinear:
+QuantizedLayer = QuantizedConv2d | QuantizedLinear
+
+
+def quantized(layer: nn.Module, bits: int, bias_form: BiasForm, *, learn_step: bool) -> QuantizedLayer:
     """The same layer (it is changed in place, not copied), with a quantizer for its weight."""
     assert isinstance(layer, nn.Conv2d | nn.Linear)
     new_class = QuantizedConv2d if isinstance(layer, nn.Conv2d) else QuantizedLinear
@@ -121,7 +112,7 @@ class ExportedLayer(nn.Module):
     Takes `layer` over: it cannot be used by itself afterwards.
     """
 
-    def __init__(self, layer: QuantizedConv2d | QuantizedLinear, input_step: Tensor) -> None:
+    def __init__(self, layer: QuantizedLayer, input_step: Tensor) -> None:
         super().__init__()
         quantizer = layer.weight_quantizer
         self.weight = ExportedConstant(quantizer.codes(layer.weight), quantizer.bounded_step())
@@ -134,11 +125,11 @@ class ExportedLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         bias = self.bias() if isinstance(self.bias, ExportedConstant) else self.bias
         if isinstance(self.layer, nn.Conv2d):
-            return self.layer._conv_forward(x, self.weight(), bias)
+            return cast(Tensor, self.layer._conv_forward(x, self.weight(), bias))
         return F.linear(x, self.weight(), bias)
 
 
-def _exported_bias(layer: QuantizedLayer, input_step: Tensor) -> ExportedConstant | nn.Parameter | None:
+def _exported_bias(layer: QuantizedLayer, input_step: Tensor) -> ExportedConstant | Tensor | None:
     if layer.bias is None or layer.bias_form == "grid":
         return layer.bias
     codes, step = bias_codes(layer, input_step)

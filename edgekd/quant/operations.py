@@ -43,7 +43,13 @@ _FUNCTIONS: dict[Any, str] = {
     torch.flatten: "flatten",
     torch.reshape: "reshape",
 }
-_METHODS = {"relu": "relu", "flatten": "flatten", "view": "reshape", "reshape": "reshape", "sigmoid": "sigmoid"}
+_METHODS = {
+    "relu": "relu",
+    "sigmoid": "sigmoid",
+    "flatten": "flatten",
+    "view": "reshape",
+    "reshape": "reshape",
+}
 
 _NONNEGATIVE = frozenset({"relu", "relu6", "sigmoid", "hardsigmoid"})
 _KEEPS_SIGN = frozenset(
@@ -151,4 +157,4 @@ def _is_slice(index: Any) -> bool:
 
 def _is_zero_padding(node: fx.Node) -> bool:
     arguments = dict(zip(("input", "pad", "mode", "value"), node.args, strict=False)) | node.kwargs
-    return arguments.get("mode", "constant") == "constant" and not arguments.get("value")
+    return bool(arguments.get("mode", "constant") == "constant" and not arguments.get("value"))

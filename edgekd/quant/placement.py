@@ -1,4 +1,4 @@
-"""Where quantizers stand: follows a profile's declarations, one quantizer per tensor, shared by its readers."""
+"""Where quantizers stand: follows a profile's data, one quantizer per tensor, shared by its readers."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ def tensors_to_quantize(kinds: dict[fx.Node, str], profile: Profile) -> set[fx.N
     return {node for node in found if _readers(node)}
 
 
-def expected_kernels(graph_module: fx.GraphModule, profile: Profile, settings: QuantSettings) -> dict[str, int]:
+def expected_kernels(
+    graph_module: fx.GraphModule, profile: Profile, settings: QuantSettings
+) -> dict[str, int]:
     """int8 kernel -> how often the runtime must run it, from the structure of a prepared module."""
     kinds = kinds_of(graph_module, settings.float_modules)
     return dict(Counter(profile.kernels[kind] for kind in kinds.values() if kind in profile.kernels))
@@ -70,7 +72,7 @@ def _check_paths(graph_module: fx.GraphModule, settings: QuantSettings) -> None:
     paths = [name for name, _ in graph_module.named_modules()]
     for path in settings.float_modules:
         if path not in paths:
-            raise ModelError(f"`float_modules` names `{path}`, which the network does not have", choices=paths)
+            raise ModelError(f"`float_modules` names `{path}`, which is not in the network", choices=paths)
 
 
 def _inputs_to_quantize(node: fx.Node, kinds: dict[fx.Node, str], profile: Profile) -> list[fx.Node]:

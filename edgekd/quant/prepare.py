@@ -109,7 +109,7 @@ def _observe_batch(module: QuantizedModule, batch: Tensor) -> None:
     try:
         module(batch)
     except ValueError as error:
-        raise ModelError(f"calibration: {error}", fix="check the weights and the calibration images") from error
+        raise ModelError(f"calibration: {error}", fix="check the weights and the images") from error
 
 
 def _observed_range(path: str, quantizer: ActivationQuantizer, percentile: float) -> tuple[float, float]:

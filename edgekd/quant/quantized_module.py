@@ -17,8 +17,7 @@ from edgekd.quant.folding import Renames
 from edgekd.quant.layers import (
     ExportedLayer,
     ExportedQuantizer,
-    QuantizedConv2d,
-    QuantizedLinear,
+    QuantizedLayer,
     bias_codes,
 )
 from edgekd.quant.settings import QuantSettings
@@ -69,11 +68,11 @@ class QuantizedModule(fx.GraphModule):
             if isinstance(module, ActivationQuantizer):
                 yield path, module
 
-    def layers(self) -> Iterator[tuple[str, QuantizedConv2d | QuantizedLinear, Tensor | None]]:
+    def layers(self) -> Iterator[tuple[str, QuantizedLayer, Tensor | None]]:
         """(path, layer, step of its input) of every layer with quantized weights; None: input in float."""
         for node in self.graph.nodes:
             module = self.get_submodule(node.target) if node.op == "call_module" else None
-            if isinstance(module, QuantizedConv2d | QuantizedLinear):
+            if isinstance(module, QuantizedLayer):
                 yield str(node.target), module, self._step_of(node.args[0])
 
     def exportable(self) -> nn.Module:
@@ -101,7 +100,7 @@ class QuantizedModule(fx.GraphModule):
 
 
 @torch.no_grad()
-def _check_bias(path: str, layer: QuantizedConv2d | QuantizedLinear, input_step: Tensor) -> None:
+def _check_bias(path: str, layer: QuantizedLayer, input_step: Tensor) -> None:
     if layer.bias is None:
         return
     codes, step = bias_codes(layer, input_step)

@@ -13,7 +13,7 @@ class QuantSettings(Config):
     profile: str = "ort_x86"
     weight_bits: int = Field(default=8, ge=2, le=8)
     percentile: float = Field(default=99.99, gt=50, le=100)
-    """Share of the calibration values, in %, that a quantizer's range covers at either end; 100 covers all."""
+    """Share of the values, in %, that a quantizer's range covers at either end; 100 covers all."""
     learn_steps: bool = True
     """Whether training moves the step sizes; False keeps those of calibration."""
     float_modules: tuple[str, ...] = ()

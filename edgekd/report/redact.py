@@ -65,7 +65,7 @@ def _own_names() -> Iterator[str]:
     names = [socket.gethostname(), socket.gethostname().split(".")[0], str(Path.home())]
     with contextlib.suppress(OSError, KeyError):
         names.append(getpass.getuser())
-    yield from (name for name in names if len(name) >= _SHORTEST_SECRET)
+    yield from (name for name in names if len(name) >= 2)
 
 
 def _secrets(facts: Facts) -> Iterator[str]:

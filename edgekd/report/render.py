@@ -34,6 +34,8 @@ def render(
     for name in formats:
         if name not in FORMATS:
             raise UsageError(f"`{name}` is not a report format{close_names(name, FORMATS)}", choices=FORMATS)
+    if out is not None and out.exists() and not out.is_dir():
+        raise UsageError("this is a file; reports go into a folder", where=str(out))
     facts = facts_of(run_folder)
     facts = redacted(facts) if redact else facts
     folder = out if out is not None else run_folder / "report"

@@ -45,7 +45,8 @@ def limit_lines(limit: LimitFact) -> list[str]:
     measured = _with_interval(limit.number) if limit.number else "not measured"
     lines = [f"{limit.outcome:<12}  {limit.title}: {measured}; {bound_text(limit)}"]
     if limit.outcome == "inconclusive":
-        lines.append(f"{'':<12}  {limit.reason}; to decide: {limit.decide or 'unknown'}")
+        lines.append(f"{'':<12}  {limit.reason}")
+        lines.append(f"{'':<12}  to decide: {limit.decide or 'unknown'}")
     return lines
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from edgekd.core.errors import InfeasibleError
@@ -67,10 +68,10 @@ def _admitting(bound: Bound, cost: float) -> str:
     """The limit to write, rounded to the side that admits."""
     value = bound.admitting(cost)
     if bound.quantity == "speedup":
-        return f"at least {value * 0.995:.3g}x"
+        return f"at least {value * 0.995:.4g}x"
     if bound.on == "size_bytes":
-        return f"at most {value:.0f} bytes"
-    return f"at most {value * 1.005:.3g} ms"
+        return f"at most {math.ceil(value)} bytes"
+    return f"at most {value * 1.005:.4g} ms"
 
 
 def _bytes(count: float) -> str:

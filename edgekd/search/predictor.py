@@ -21,7 +21,7 @@ FEWEST_TIMED = 5
 """Fewer leave nothing to judge a fit by."""
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _SMALLEST_MS = 1e-6
-_TINY = 1e-14
+_TINY = 1e-300
 
 
 class PredictorFacts(Config):
@@ -59,7 +59,7 @@ def roofline(inputs: Floats, latencies: Floats, queries: Floats) -> Floats:
 
 
 def nonnegative_least_squares(design: Floats, target: Floats) -> Floats:
-    """argmin over x >= 0 of |design x - target|^2, `[N, D], [N] -> [D]` (Lawson and Hanson 1974, chapter 23)."""
+    """argmin over x >= 0 of |design x - target|^2, `[N, D], [N] -> [D]` (Lawson, Hanson 1974, chapter 23)."""
     solution = np.zeros(design.shape[1])
     free = np.zeros(design.shape[1], bool)
     smallest = 1e-10 * float(np.linalg.norm(design)) * float(np.linalg.norm(target))
@@ -80,10 +80,11 @@ def _solve_inside(design: Floats, target: Floats, solution: Floats, free: npt.ND
         negative = free & (wanted <= 0)
         if not negative.any():
             return wanted
-        step = np.min(solution[negative] / (solution[negative] - wanted[negative] + _TINY))
-        solution = solution + step * (wanted - solution)
-        free &= ~(negative & (solution <= _TINY))
-        solution = np.where(free, solution, 0.0)
+        ratios = np.full_like(solution, np.inf)
+        ratios[negative] = solution[negative] / np.maximum(solution[negative] - wanted[negative], _TINY)
+        solution = solution + float(ratios.min()) * (wanted - solution)
+        free[np.argmin(ratios)] = False
+        solution = np.where(free, np.maximum(solution, 0.0), 0.0)
 
 
 def log_ridge(inputs: Floats, latencies: Floats, queries: Floats) -> Floats:

@@ -11,7 +11,7 @@ from edgekd.distill.settings import MethodUse
 from edgekd.stages.context import StageContext
 from edgekd.stages.stage import Control, Input, Inputs, Product, Stage
 from edgekd.stages.student import SPEC
-from edgekd.stages.training_settings import DistillingConfig
+from edgekd.stages.training_settings import DistillingConfig, estimate
 
 NO_TEACHER = (MethodUse(name="none"),)
 
@@ -59,7 +59,7 @@ def controls(config: DistillConfig) -> Sequence[Control]:
     if config.method == NO_TEACHER:
         return ()
     changes = {"method": NO_TEACHER, "task_weight": None}
-    return (Control("control", "student", "same student, no teacher", changes),)
+    return (Control("control", "undistilled", "same student, no teacher", changes),)
 
 
 STAGE = Stage(
@@ -77,4 +77,5 @@ STAGE = Stage(
     row="distilled",
     title="distilled student",
     controls=controls,
+    estimate=estimate,
 )

@@ -120,4 +120,5 @@ STAGE = Stage(
     reads=("data", "targets"),
     sources=("edgekd.networks", "edgekd.quant", "edgekd.backends"),
     libraries=("torch", "onnx", "onnxscript", "onnxruntime"),
+    estimate=lambda config, num_images: 6.0,
 )

@@ -99,4 +99,5 @@ STAGE = Stage(
         "edgekd.stages.post_training",
     ),
     libraries=("torch", "onnx", "onnxscript", "onnxruntime"),
+    estimate=lambda config, num_images: 6.0 * config.num_timed,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from edgekd.stages.context import StageContext
 from edgekd.stages.distill import paced_epochs
 from edgekd.stages.stage import Control, Input, Inputs, Product, Stage
-from edgekd.stages.training_settings import DistillingConfig
+from edgekd.stages.training_settings import DistillingConfig, estimate
 
 if TYPE_CHECKING:
     from edgekd.networks.model import Model
@@ -37,7 +37,7 @@ class QuantizeConfig(DistillingConfig):
     learn_steps: bool = Field(True, description="whether training moves the step sizes (LSQ)")
     float_modules: tuple[str, ...] = Field((), description="paths of modules that stay in float")
     epochs: Annotated[int, Field(ge=0, description="of training in INT8; 0: calibration only")] = 5
-    learning_rate: Annotated[float | None, Field(gt=0, description="peak; default 0.005")] = 0.005
+    learning_rate: Annotated[float | None, Field(gt=0, description="peak")] = 5e-4
     weight_decay: Annotated[float, Field(ge=0, description="not applied to norms, biases and steps")] = 0.0
     schedule: Literal["cosine", "one_cycle", "step", "constant"] = Field(
         "cosine", description="of the learning rate"
@@ -69,6 +69,8 @@ def run(context: StageContext, config: QuantizeConfig, inputs: Inputs) -> Produc
     if decided["trained"]:
         history = _train(context, config, model, inputs)
     finalized(model)
+    if decided["trained"] and config.keep == "best":
+        model = _better(context, decided, model, lambda: calibrated(context, original, settings))
     return save_scored(
         context, model, {"history": history, "num_epochs": len(history), **decided, **_facts(settings, model)}
     )
@@ -88,6 +90,22 @@ def _decide(
         text = f"calibration alone loses {drop * 100:.2f} points on val: no training in INT8 ({config.when})"
         context.emit({"event": "note", "text": text})
     return {"ptq_val_accuracy": ptq_accuracy, "ptq_drop": drop, "trained": trained}
+
+
+def _better(
+    context: StageContext, decided: dict[str, Any], trained: Model, again: Callable[[], Model]
+) -> Model:
+    """The calibrated network where training made it worse on val: epoch 0 is one of the epochs."""
+    from edgekd.stages.model_files import score
+    from edgekd.stages.post_training import finalized
+
+    if score(context, trained) >= decided["ptq_val_accuracy"]:
+        return trained
+    decided["trained"] = False
+    context.emit({"event": "note", "text": "training in INT8 made it worse on val: the calibrated one is kept"})
+    calibrated_only = again()
+    finalized(calibrated_only)
+    return calibrated_only
 
 
 def _train(
@@ -152,4 +170,5 @@ STAGE = Stage(
     row="quantized",
     title="trained in INT8",
     controls=controls,
+    estimate=estimate,
 )

@@ -14,7 +14,7 @@ from edgekd.stages.context import StageContext
 from edgekd.stages.latency import LatencyConfig, SpaceKey
 from edgekd.stages.stage import Input, Inputs, Product, Stage, StageConfig
 from edgekd.stages.student import SPEC, architecture
-from edgekd.stages.training_settings import DistillingConfig
+from edgekd.stages.training_settings import DistillingConfig, estimate
 
 if TYPE_CHECKING:
     from edgekd.search.latency_table import LatencyTable
@@ -159,4 +159,5 @@ STAGE = Stage(
     ),
     libraries=("torch", "numpy"),
     before=before,
+    estimate=lambda config, num_images: 4 * estimate(config, num_images) + 10.0,
 )

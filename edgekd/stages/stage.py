@@ -102,6 +102,8 @@ class Stage:
     """Stages that must run earlier, with the configuration the plan inserts them with where there is none."""
     requires: str | None = "train"
     """The extra whose packages `run` needs."""
+    estimate: Callable[[Any, int], float] | None = None
+    """(configuration, number of training images) -> a rough number of seconds, before it was ever run."""
     check: Check | None = None
     """Raises `UsageError` for what cannot work, before any compute is spent; may import heavily.
 

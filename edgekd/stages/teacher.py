@@ -14,7 +14,7 @@ from edgekd.core.shipped import shipped_models
 from edgekd.core.spec import ModelSpec, NetworkSpec
 from edgekd.stages.context import StageContext
 from edgekd.stages.stage import Inputs, Product, Stage
-from edgekd.stages.training_settings import TrainingConfig
+from edgekd.stages.training_settings import TrainingConfig, estimate
 
 if TYPE_CHECKING:
     from edgekd.networks.model import Model
@@ -153,6 +153,11 @@ def _trained(context: StageContext, config: TeacherConfig) -> tuple[Model, list[
     return model, history, "trained in this run"
 
 
+def _estimate(config: TeacherConfig, num_images: int) -> float:
+    trains = config.network is not None and config.weights is None
+    return estimate(config, num_images) if trains else 5.0
+
+
 STAGE = Stage(
     name="teacher",
     summary="the trained network to learn from",
@@ -163,4 +168,5 @@ STAGE = Stage(
     libraries=("torch", "torchvision", "numpy"),
     row="teacher",
     title="teacher",
+    estimate=_estimate,
 )

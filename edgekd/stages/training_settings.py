@@ -63,6 +63,15 @@ class TrainingConfig(StageConfig):
         return self.learning_rate or {"sgd": 0.1, "adamw": 1e-3}[self.optimizer]
 
 
+SECONDS_PER_IMAGE = 1.5e-3
+"""Of training, typical of a small network on two CPU cores: only for a first, rough estimate of time."""
+
+
+def estimate(config: TrainingConfig, num_images: int) -> float:
+    """Rough seconds of a training."""
+    return config.time_s or config.epochs * num_images * SECONDS_PER_IMAGE
+
+
 class DistillingConfig(TrainingConfig):
     """Keys of stages that train with a teacher."""
 

@@ -183,6 +183,25 @@ def test_total_is_the_weighted_sum_of_the_terms() -> None:
     assert values["total"] == pytest.approx(0.25 * values["task"] + 0.9 * values["kd"], rel=1e-6)
 
 
+def first_values(alpha: float, temperature: float = 4.0) -> dict[str, float]:
+    use = {"name": "kd", "weight": alpha, "temperature": temperature}
+    settings = DistillSettings(method=(use,), task_weight=1 - alpha)  # type: ignore[arg-type]
+    return train(engine_for(build_program(settings, num_teachers=1)), 1)[0]
+
+
+def test_joint_objective_is_linear_between_labels_and_teacher() -> None:
+    """Survey 1, equation 8: alpha L_D + (1 - alpha) L_S."""
+    none, half, whole = (first_values(alpha) for alpha in (0.0, 0.5, 1.0))
+    assert none["total"] == pytest.approx(none["task"], rel=1e-6)
+    assert whole["total"] == pytest.approx(whole["kd"], rel=1e-6)
+    assert half["total"] == pytest.approx((none["total"] + whole["total"]) / 2, rel=1e-6)
+
+
+def test_temperature_does_not_enter_the_task() -> None:
+    """Survey 1, equation 7 prints one; its text says that it is 1."""
+    assert first_values(0.5, 1.0)["task"] == first_values(0.5, 20.0)["task"]
+
+
 def test_a_weight_schedule_follows_the_fraction_of_the_phase() -> None:
     term = replace(task(), weight=Linear(4.0, 1.0))
     engine = engine_for(Program({"student": Given()}, (Phase("main", (student_turn((term,)),)),)))
@@ -259,6 +278,7 @@ def test_keep_remembers_the_best_weights() -> None:
     train(engine, 9, steps=range(3, 6))
     assert differ(best, engine.deployed().state_dict()) == set()
     assert differ(best, weights(engine, "student"))
+    assert differ(weights(engine, "student"), engine.deployed(best=False).state_dict()) == set()
 
 
 def test_evaluating_changes_nothing_in_training() -> None:

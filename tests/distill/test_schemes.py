@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgekd.data.batch import Batch
 from edgekd.distill.context import TermContext
-from edgekd.distill.hooks import Ema, Hook, HookScope, StaleCopy
+from edgekd.distill.hooks import Ema, StaleCopy
 from edgekd.distill.kernels.respond import kl
 from edgekd.distill.participant import Participant
 from edgekd.distill.program import (
@@ -19,6 +18,7 @@ from edgekd.distill.program import (
     Built,
     CopyOf,
     Deploy,
+    Derived,
     Fresh,
     Given,
     Needs,
@@ -31,19 +31,16 @@ from edgekd.distill.program import (
     Turn,
     student_turn,
 )
-from edgekd.distill.sources import Generated, LoaderStream, Named
+from edgekd.distill.sources import Generated
 from edgekd.distill.validate import validate
 from edgekd.distill.weights import RampUp
 from edgekd.networks.tap import Tap
 from edgekd.testing.tiny_networks import (
     IMAGE_SHAPE,
-    LABELS,
     NUM_CLASSES,
     TinyNet,
-    tiny_batch,
     tiny_participant,
 )
-from edgekd.train.trainable import Position
 from tests.distill.building import differ, engine_for, mimic, task, train, weights
 
 GIVEN = {"student": tiny_participant(), "teacher": tiny_participant(8, name="teacher")}
@@ -189,20 +186,29 @@ def test_a_branched_student_deploys_its_trunk_into_the_plain_network() -> None:
     def trunk_of(state: StateDict) -> StateDict:
         return {k.removeprefix("trunk."): v for k, v in state.items() if k.startswith("trunk.")}
 
-    branched = Participant(Branched(TinyNet()), taps={"head2": Tap("head2")}, labels=LABELS)
+    def branch(participant: Participant) -> Participant:
+        module = Branched(participant.module)
+        return replace(participant, module=module, taps={"head2": Tap("head2")})
+
     terms = (
         task("branched"),
         Term("self", between_heads, Needs(outputs={"branched": ("head2", LOGITS)})),
     )
     program = Program(
-        {"student": Given(), "branched": Given()},
+        {"student": Given(), "branched": Derived("student", branch)},
         (Phase("main", (student_turn(terms, "branched"),)),),
         Deploy(role="branched", network="student", extract=trunk_of),
     )
-    engine = engine_for(program, others={"branched": branched})
-    train(engine, 3)
-    assert type(engine.deployed()) is TinyNet
-    assert differ(dict(branched.module.trunk.state_dict()), engine.deployed().state_dict()) == set()
+    validate(program, {"student": tiny_participant()}, IMAGE_SHAPE)
+    engines = [engine_for(program) for _ in range(2)]
+    assert differ(weights(engines[0], "branched"), weights(engines[1], "branched")) == set()
+    start = weights(engines[0], "student")
+    train(engines[0], 3)
+    deployed = engines[0].deployed()
+    trunk = engines[0].roles["branched"].module.trunk
+    assert type(deployed) is TinyNet
+    assert differ(dict(trunk.state_dict()), dict(deployed.state_dict())) == set()
+    assert differ(start, dict(deployed.state_dict()))
 
 
 # ---- Adversarial and data-free -------------------------------------------------------------------
@@ -309,110 +315,3 @@ def test_a_data_free_program_resumes_bit_for_bit() -> None:
     train(first, 6, steps=range(3))
     second.load_state(first.state())
     assert train(second, 6, steps=range(3, 6)) == values[3:]
-
-
-# ---- Per-sample state, input gradients, further data, gradient surgery ---------------------------
-
-
-def test_a_term_keeps_a_store_by_sample_index_through_a_resume() -> None:
-    def to_last_time(context: TermContext) -> Tensor:
-        logits = context.logits("student")
-        store = context.memory.setdefault("logits", torch.zeros(16, NUM_CLASSES))
-        rows = context.indices % 16
-        loss = (logits - store[rows]).pow(2).mean()
-        store[rows] = logits.detach()
-        return loss
-
-    def program() -> Program:
-        needs = Needs(outputs={"student": (LOGITS,)}, indices=True)
-        terms = (task(), Term("memory", to_last_time, needs))
-        return Program({"student": Given()}, (Phase("main", (student_turn(terms),)),))
-
-    whole, first, second = (engine_for(program()) for _ in range(3))
-    values = train(whole, 6)
-    train(first, 6, steps=range(3))
-    second.load_state(first.state())
-    assert train(second, 6, steps=range(3, 6)) == values[3:]
-
-
-def test_a_term_may_match_input_gradients() -> None:
-    """Jacobian matching: differentiates twice through the student."""
-
-    def jacobian(context: TermContext) -> Tensor:
-        images = context.images(input_grad=True)
-        rows = []
-        for role in ("student", "teacher"):
-            chosen = context.logits(role, input_grad=True).gather(1, context.labels[:, None]).sum()
-            (gradient,) = torch.autograd.grad(chosen, images, create_graph=role == "student")
-            rows.append(F.normalize(gradient.flatten(1), dim=1))
-        return (rows[0] - rows[1].detach()).pow(2).sum(1).mean()
-
-    needs = Needs(outputs={"student": (LOGITS,), "teacher": (LOGITS,)}, labels=True)
-    terms = (task(), Term("jacobian", jacobian, needs))
-    roles = {"student": Given(), "teacher": Given()}
-    values = train(engine_for(Program(roles, (Phase("main", (student_turn(terms),)),))), 30)
-    assert values[-1]["jacobian"] < values[0]["jacobian"]
-
-
-class CountingLoader:
-    """Three batches an epoch; knows what was opened."""
-
-    def __init__(self) -> None:
-        self.opened: list[tuple[int, int]] = []
-
-    def __len__(self) -> int:
-        return 3
-
-    def epoch(self, number: int, *, start: int = 0) -> Iterator[Batch]:
-        self.opened.append((number, start))
-        return (tiny_batch(100 + 3 * number + place) for place in range(start, 3))
-
-
-def test_a_turn_may_draw_from_a_further_stream_that_resumes_anywhere() -> None:
-    loader = CountingLoader()
-    turn = Turn((Train("student"),), (mimic("student", "teacher"),), Named("unlabeled"))
-    program = Program({"student": Given(), "teacher": Given()}, (Phase("main", (turn,)),))
-    engine = engine_for(program, streams={"unlabeled": LoaderStream(loader)})
-    train(engine, 9, steps=range(5))
-    assert loader.opened == [(0, 0), (1, 0)]
-    later = engine_for(program, streams={"unlabeled": LoaderStream(loader)})
-    later.load_state(engine.state())
-    assert train(later, 9, steps=[5]) == train(engine, 9, steps=[5])
-    assert loader.opened[2:] == [(1, 2)]
-
-
-class Silence(Hook):
-    """Gradient surgery: the trained roles' gradients are set to zero."""
-
-    def before_update(self, scope: HookScope, trained: frozenset[str]) -> None:
-        for role in trained:
-            for parameter in scope.roles[role].parameters():
-                if parameter.grad is not None:
-                    parameter.grad.zero_()
-
-
-def test_a_hook_may_change_gradients_before_the_update() -> None:
-    phase = Phase("main", (student_turn((task(),)),), hooks=(Silence(),))
-    engine = engine_for(Program({"student": Given()}, (phase,)))
-    before = {k: v.detach().clone() for k, v in engine.roles["student"].module.named_parameters()}
-    train(engine, 2)
-    assert differ(before, dict(engine.roles["student"].module.named_parameters())) == set()
-
-
-def test_hooks_hear_of_epochs_and_evaluations() -> None:
-    heard: list[str] = []
-
-    class Listener(Hook):
-        def after_epoch(self, scope: HookScope) -> None:
-            heard.append("epoch")
-
-        def after_evaluation(self, scope: HookScope, accuracy: float) -> None:
-            heard.append("evaluation")
-
-    engine = engine_for(
-        Program({"student": Given()}, (Phase("main", (student_turn((task(),)),), hooks=(Listener(),)),))
-    )
-    train(engine, 1)
-    engine.end_epoch(Position(1, 1, 0, 1))
-    engine.evaluate()
-    assert heard == ["epoch", "evaluation"]

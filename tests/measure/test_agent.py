@@ -171,13 +171,18 @@ def test_a_damaged_transfer_is_noticed(device: Device, graph: Path) -> None:
         pytest.param(np.array([[{}]], dtype=object), id="pickled"),
     ],
 )
-def test_images_that_do_not_fit_are_a_data_error(
-    device: Device, graph: Path, tmp_path: Path, images: np.ndarray
-) -> None:
+def test_images_that_do_not_fit_are_refused(graph: Path, tmp_path: Path, images: np.ndarray) -> None:
     np.save(tmp_path / "images.npy", images, allow_pickle=True)
+    with pytest.raises(agent.DataError, match=r"images"):
+        agent.read_images(str(tmp_path / "images.npy"), runtime.load(str(graph)))
+
+
+def test_images_that_were_pickled_are_a_data_error(device: Device, graph: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", np.array([[{}]], dtype=object), allow_pickle=True)
     entry = device.artifact("g", graph, images=tmp_path / "images.npy", preprocess=PREPROCESS)
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match="cannot read the images") as raised:
         device.call("accuracy", [entry], out="logits.npy")
+    assert raised.value.exit_code == 2
 
 
 def test_an_unknown_mode_lists_the_modes(device: Device) -> None:

@@ -60,3 +60,4 @@ def test_device_facts_name_target_and_machine(target: LocalTarget) -> None:
     facts = device_facts(target)
     assert facts["target"]["kind"] == "local"
     assert facts["cpu"]
+    assert facts["versions"]["runtime_onnx"]["onnxruntime"] == onnxruntime.__version__

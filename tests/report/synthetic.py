@@ -322,38 +322,30 @@ class Synthetic:
 
     def _result(self, settings: dict[str, Any], taken: Sequence[Measurement]) -> LimitResult:
         limit = Limit(**{"target": self.targets[0] if self.targets else "local", **settings})
-        found = [
-            one for one in taken
-            if one.quantity == limit.quantity and one.subject.name == self.rows[-1].name
-            and limit.target in ("any", one.target) and (one.against.name if one.against else None) == limit.against
-        ]  # fmt: skip
+        found = [one for one in taken if self._concerns(limit, one)]
         if not found or found[0].value is None or not found[0].validity.valid:
             reason = "not measured" if not found else f"invalid: {'; '.join(found[0].validity.reasons)}"
+            decide, measurement = "measure again: `edgekd measure`", found[0] if found else None
             return LimitResult(
-                limit=limit, outcome="inconclusive", reason=reason, decide="measure again: `edgekd measure`",
-                measurement=found[0] if found else None,
-            )  # fmt: skip
-        value = found[0].value
-        interval = found[0].interval or Interval(low=value, high=value, method="exact")
+                limit=limit, outcome="inconclusive", reason=reason, decide=decide, measurement=measurement
+            )
+        outcome, reason = self._compared(limit, found[0], found[0].value)
+        decide = "about 4,210 test images in all (2,210 more)" if outcome == "inconclusive" else None
+        return LimitResult(limit=limit, outcome=outcome, reason=reason, decide=decide, measurement=found[0])
+
+    def _concerns(self, limit: Limit, one: Measurement) -> bool:
+        against = one.against.name if one.against else None
+        same = one.quantity == limit.quantity and one.subject.name == self.rows[-1].name
+        return same and limit.target in ("any", one.target) and against == limit.against
+
+    def _compared(self, limit: Limit, one: Measurement, value: float) -> tuple[Outcome, str]:
+        interval = one.interval or Interval(low=value, high=value, method="exact")
         floor, ceiling = limit.min or -1e300, 1e300 if limit.max is None else limit.max
         if interval.low >= floor and interval.high <= ceiling:
-            return LimitResult(
-                limit=limit,
-                outcome="pass",
-                reason="the whole interval is inside the limit",
-                measurement=found[0],
-            )
+            return "pass", "the whole interval is inside the limit"
         if interval.high < floor or interval.low > ceiling:
-            return LimitResult(
-                limit=limit,
-                outcome="fail",
-                reason="the whole interval is outside the limit",
-                measurement=found[0],
-            )
-        return LimitResult(
-            limit=limit, outcome="inconclusive", reason="the interval straddles the limit",
-            decide="about 4,210 test images in all (2,210 more), if the value stays as measured", measurement=found[0],
-        )  # fmt: skip
+            return "fail", "the whole interval is outside the limit"
+        return "inconclusive", "the interval straddles the limit"
 
 
 def noisy(measurement: Measurement) -> Measurement:

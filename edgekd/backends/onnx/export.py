@@ -61,34 +61,50 @@ def export(
 
 
 def _exported(module: nn.Module, input_shape: tuple[int, int, int]) -> Any:
-    parameter = next(module.parameters(), None)
-    device = parameter.device if parameter is not None else torch.device("cpu")
+    """An `onnx_ir.Model`: captured once, then written here or, where that cannot, by torch's exporter."""
+    from torch._dynamo.exc import UserError
+
+    from edgekd.backends.onnx.direct import UnsupportedError, write
+
     with _evaluating(module), _quiet(), torch.no_grad():
         try:
-            return torch.onnx.export(
-                module,
-                (torch.zeros(2, *input_shape, device=device),),
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-                opset_version=OPSET,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=({0: torch.export.Dim(BATCH)},),
-                custom_translation_table=translation_table(),
-            )
-        except (torch.onnx.OnnxExporterError, RuntimeError) as error:
+            program = _captured(module, input_shape)
+            try:
+                return write(program, OPSET, IR_VERSION)
+            except UnsupportedError:
+                return _written_by_torch(program)
+        except (torch.onnx.OnnxExporterError, UserError, RuntimeError) as error:
             first_line = str(error.__cause__ or error).strip().splitlines()[:1]
             raise ModelError(
                 f"cannot be exported to ONNX: {' '.join(first_line)}", where=type(module).__name__
             ) from error
 
 
-def _serialized(program: Any, metadata: dict[str, str]) -> tuple[bytes, dict[str, int]]:
+def _captured(module: nn.Module, input_shape: tuple[int, int, int]) -> torch.export.ExportedProgram:
+    parameter = next(module.parameters(), None)
+    device = parameter.device if parameter is not None else torch.device("cpu")
+    example = torch.zeros(2, *input_shape, device=device)
+    dynamic = ({0: torch.export.Dim(BATCH)},)
+    return torch.export.export(module, (example,), dynamic_shapes=dynamic, strict=False)
+
+
+def _written_by_torch(program: torch.export.ExportedProgram) -> Any:
+    result = torch.onnx.export(
+        program,
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+        opset_version=OPSET,
+        custom_translation_table=translation_table(),
+    )
+    assert result is not None
+    return result.model
+
+
+def _serialized(model: Any, metadata: dict[str, str]) -> tuple[bytes, dict[str, int]]:
     import onnx
     import onnx_ir as ir
 
-    model = program.model
     clean(model)
     model.metadata_props.update(sorted(metadata.items()))
     model.ir_version = IR_VERSION
@@ -107,7 +123,8 @@ def _check_form(model: Any) -> None:
     """The exporter keeps another opset, or fixes the batch, with no more than a log message."""
     if dict(model.opset_imports) != {"": OPSET}:
         raise ModelError(f"the exporter wrote operator sets {dict(model.opset_imports)}, not {OPSET}")
-    for value in (model.graph.inputs[0], model.graph.outputs[0]):
+    for value, name in ((model.graph.inputs[0], INPUT), (model.graph.outputs[0], OUTPUT)):
+        value.name = name
         if isinstance(value.shape[0], int):
             raise ModelError(
                 f"the network fixes the batch size to {value.shape[0]}",

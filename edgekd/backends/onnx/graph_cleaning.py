@@ -7,18 +7,23 @@ from collections import Counter
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
+from onnxscript.rewriter import rewrite
+from onnxscript.rewriter.rules.common import (
+    fuse_batchnorm_into_conv_rule,
+    fuse_batchnorm_into_gemm_rule,
+)
 
 PRODUCER = "edgekd"
 
 
 def clean(model: ir.Model) -> None:
-    """Rewrite `model` in place: pooling by kernel, constants as initializers, and nothing that names a machine."""
+    """Rewrite `model` in place: batch norm folded, constants as initializers, no trace of a machine."""
     _pool_globally(model.graph)
+    rewrite(model, [fuse_batchnorm_into_conv_rule, fuse_batchnorm_into_gemm_rule])
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.RemoveUnusedNodesPass()(model)
-    common.RemoveUnusedFunctionsPass()(model)
+    common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     common.RemoveUnusedOpsetsPass()(model)
-    common.DeduplicateInitializersPass()(model)
     common.ClearMetadataAndDocStringPass()(model)
     _forget_origin(model)
     _name_by_position(model.graph)

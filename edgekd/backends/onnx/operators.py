@@ -14,7 +14,6 @@ from torch import Tensor
 _TRANSLATION_OPSET = 18
 
 
-@torch.library.custom_op("edgekd::qdq", mutates_args=())
 def qdq(x: Tensor, step: float, zero_point: int, low: int, high: int) -> Tensor:
     """Quantize and dequantize a whole tensor: `(clamp(round(x / step) + zp, low, high) - zp) * step`.
 
@@ -25,12 +24,6 @@ def qdq(x: Tensor, step: float, zero_point: int, low: int, high: int) -> Tensor:
     return codes.sub_(zero_point).mul_(scale)
 
 
-@qdq.register_fake
-def _(x: Tensor, step: float, zero_point: int, low: int, high: int) -> Tensor:
-    return torch.empty_like(x)
-
-
-@torch.library.custom_op("edgekd::dq", mutates_args=())
 def dq(codes: Tensor, step: Tensor, zero_point: Tensor) -> Tensor:
     """Dequantize a constant along axis 0: codes int8 or int32 `[C, ...]`, step float32 `[C]`.
 
@@ -40,9 +33,13 @@ def dq(codes: Tensor, step: Tensor, zero_point: Tensor) -> Tensor:
     return codes.float() * step.view([-1] + [1] * (codes.ndim - 1))
 
 
-@dq.register_fake
-def _(codes: Tensor, step: Tensor, zero_point: Tensor) -> Tensor:
-    return torch.empty_like(codes, dtype=torch.float32)
+# `define` and not `custom_op`, which imports the compiler (two seconds) at the first call.
+torch.library.define("edgekd::qdq", "(Tensor x, float step, int zero_point, int low, int high) -> Tensor")
+torch.library.define("edgekd::dq", "(Tensor codes, Tensor step, Tensor zero_point) -> Tensor")
+torch.library.impl("edgekd::qdq", "CompositeExplicitAutograd", qdq)
+torch.library.impl("edgekd::dq", "CompositeExplicitAutograd", dq)
+torch.library.register_fake("edgekd::qdq", lambda x, *_: torch.empty_like(x))
+torch.library.register_fake("edgekd::dq", lambda codes, *_: torch.empty_like(codes, dtype=torch.float32))
 
 
 @cache

@@ -31,7 +31,10 @@ CARD = Card(
     knowledge="feature",
     scheme="offline",
     needs="one teacher; feature-map taps in both (channels and sizes may differ)",
-    defaults="p = 2, weight 1000, task weight 1: beta of the authors' CIFAR code",
+    defaults=(
+        "p = 2, weight 1000, task weight 1: beta of the authors' code, whose maps are 8x8 to 56x56; the mean "
+        "over positions makes the term grow as maps shrink, so for maps below 8x8 lower the weight"
+    ),
     deviations=(
         "the paper's norm is not squared and has the factor 1/2, the authors' code squares and averages: "
         "the code by default, `form: paper` for the paper",
