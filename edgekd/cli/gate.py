@@ -30,7 +30,7 @@ def command(
     Nothing is measured: the gate is a function of the run's measurements. Needs no torch.
     Exit code: 0 pass, 1 fail, 3 inconclusive.
     """
-    from edgekd.core.durable import write_text
+    from edgekd.core.durable import append_text, write_text
     from edgekd.pipeline.rejudge import rejudge
     from edgekd.pipeline.run_folder import find_run
     from edgekd.report.collect import collect
@@ -45,7 +45,6 @@ def command(
     if junit is not None:
         write_text(junit, encodable(render_as("junit", facts)))
     if summary is not None:
-        with summary.open("a", encoding="utf-8") as stream:
-            stream.write(encodable(render_as("summary", facts)))
+        append_text(summary, encodable(render_as("summary", facts)))
     typer.echo(verdict.model_dump_json(indent=2) if json_ else encodable(plain_text(facts)))
     return verdict.exit_code

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
+
+from pydantic import field_validator
 
 from edgekd.core.config import Config
 from edgekd.core.digest import of_data, of_file
@@ -23,6 +25,14 @@ class Manifest(Config):
     facts: dict[str, Any]
     files: dict[str, str]
     """Relative file name -> sha256."""
+
+    @field_validator("files")
+    @classmethod
+    def _stays_inside(cls, files: dict[str, str]) -> dict[str, str]:
+        for name in files:
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise ValueError(f"it names a file outside itself: `{name}`")
+        return files
 
     @property
     def digest(self) -> str:

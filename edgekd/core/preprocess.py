@@ -7,6 +7,7 @@ Images travel as uint8 `[N, H, W, C]`; a model takes float32 `[N, C, H, W]`:
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,9 @@ import numpy.typing as npt
 from pydantic import model_validator
 
 from edgekd.core.config import Config
+
+LARGEST_SIDE = 8192
+"""In pixels: a file that asks for more would only exhaust the memory."""
 
 
 class Preprocess(Config):
@@ -31,6 +35,8 @@ class Preprocess(Config):
             raise ValueError("mean and std need one value per channel, for 1 or 3 channels")
         if min(self.size) < 1 or min(self.std) <= 0 or self.scale <= 0:
             raise ValueError("size, std and scale must be positive")
+        if max(self.size) > LARGEST_SIDE or not all(map(math.isfinite, (*self.mean, *self.std, self.scale))):
+            raise ValueError(f"a side has at most {LARGEST_SIDE} pixels, and every number is finite")
         return self
 
     @property

@@ -57,7 +57,7 @@ def save_model(folder: Path, model: Model) -> None:
     A network that is a Python file or an ONNX graph is copied beside them, and the written spec names the
     copy. Equal models give equal bytes.
     """
-    spec = model.spec.model_copy(update={"network": _with_files(folder, model)})
+    spec = model.spec.model_copy(update={"network": with_files(folder, model)})
     write_bytes(folder / WEIGHTS, safetensors.torch.save(portable(model.module.state_dict())))
     write_json(folder / SPEC, spec.model_dump(mode="json"))
 
@@ -97,8 +97,11 @@ def _with_found_taps(module: nn.Module, spec: ModelSpec) -> nn.Module:
     return network if network.state_dict().keys() == module.state_dict().keys() else module
 
 
-def _with_files(folder: Path, model: Model) -> NetworkSpec:
-    """Copy the files that the network is made from into `folder`; the network as it is named from there."""
+def with_files(folder: Path, model: Model) -> NetworkSpec:
+    """Copy the files that the network is made from into `folder`; the network as it is named from there.
+
+    A Python file and an ONNX graph with its data are such files; other networks are returned as they are.
+    """
     network = model.spec.network
     if is_code(network.name):
         source, (_, function) = code_path(network.name, model.files_root), split_name(network.name)

@@ -113,9 +113,9 @@ def resnet_cifar(
 ) -> ResNetCifar:
     """A ResNet of `depth` 6n + 2 with stages of 1x, 2x and 4x `base_channels * width` channels.
 
-    Raises `ModelError` for a depth that is not 6n + 2.
+    Raises `ModelError` for a depth that is not 6n + 2 or is above the paper's deepest, 1202.
     """
-    if depth < 8 or (depth - 2) % 6:
+    if not 8 <= depth <= 1202 or (depth - 2) % 6:
         raise ModelError(
             f"a CIFAR ResNet has depth 6n + 2, not {depth}",
             choices=["8", "14", "20", "26", "32", "44", "56", "110"],

@@ -92,7 +92,9 @@ class Bundle:
         problems = [f"missing: {name}" for name in sorted(set(self.manifest.files) - found)]
         problems += [f"not part of the bundle: {name}" for name in sorted(found - set(self.manifest.files))]
         for name in sorted(found & set(self.manifest.files)):
-            if of_file(self.folder / name) != self.manifest.files[name]:
+            if not (self.folder / name).resolve().is_relative_to(self.folder.resolve()):
+                problems.append(f"links to a file outside the bundle: {name}")
+            elif of_file(self.folder / name) != self.manifest.files[name]:
                 problems.append(f"changed since it was bundled: {name}")
         if problems:
             raise UsageError("; ".join(problems), where=str(self.folder), fix="make the bundle again")
@@ -107,6 +109,12 @@ def read_bundle(folder: Path) -> Bundle:
         raise UsageError("this folder holds no bundle", where=str(folder), fix="edgekd bundle RUN") from error
     except (OSError, ValidationError, ValueError) as error:
         raise UsageError(f"the bundle cannot be read: {error}", where=str(path)) from error
+    if manifest.schema_version > SCHEMA_VERSION:
+        raise UsageError(
+            f"the bundle was written by a newer edgekd (schema {manifest.schema_version})",
+            where=str(path),
+            fix="upgrade edgekd",
+        )
     for name in (*manifest.files, manifest.graph):
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise UsageError(f"the bundle names a file outside itself: `{name}`", where=str(path))

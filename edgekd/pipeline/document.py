@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from edgekd.core import plain_yaml
 from edgekd.core.errors import RecipeError, UsageError
 
 Path_ = tuple[str | int, ...]
@@ -43,16 +44,15 @@ def dotted(path: Path_) -> str:
 def read_document(file: Path) -> Document:
     """Raises `RecipeError` for anything that is not one YAML mapping without repeated keys."""
     try:
-        raw = file.read_bytes()
+        with file.open("rb") as stream:
+            raw = stream.read(_MAX_BYTES + 1)
     except OSError as error:
         raise UsageError(f"cannot read the file: {error.strerror}", where=str(file)) from error
     if len(raw) > _MAX_BYTES:
         raise RecipeError([f"the file is larger than {_MAX_BYTES} bytes"], where=str(file))
     try:
-        text = raw.decode("utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        node, data = plain_yaml.parse(raw.decode("utf-8"))
+    except ValueError as error:
         raise RecipeError([f"not valid YAML: {error}"], where=str(file)) from error
     if not isinstance(data, dict):
         raise RecipeError(["a recipe is a mapping of keys such as `data:` and `steps:`"], where=str(file))

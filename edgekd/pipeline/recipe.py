@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
+from edgekd.core import plain_yaml
 from edgekd.core.config import Config
 from edgekd.core.errors import EdgekdError, RecipeError, UsageError
 from edgekd.core.shipped import shipped_recipes
@@ -125,8 +126,8 @@ def override(data: dict[str, Any], text: str) -> None:
     if not equals or not all(parts):
         raise UsageError(f"`--set {text}` is not of the form key.path=value", fix="--set distill.epochs=3")
     try:
-        value = yaml.safe_load(value_text)
-    except yaml.YAMLError as error:
+        _, value = plain_yaml.parse(value_text)
+    except ValueError as error:
         raise UsageError(f"`--set {text}`: the value is not valid YAML") from error
     node = _override_root(data, parts[0])
     if len(parts) == 1:
@@ -288,7 +289,7 @@ class _Reader:
             self._problem((*path, str(stage_name)), str(error))
             return None
         if stage_name == "teacher" and isinstance(self.data.get("teacher"), dict):
-            raw = {**self.data["teacher"], **(raw or {})}
+            raw = {**self.data["teacher"], **(raw or {})} if isinstance(raw, dict | None) else raw
         config = self._validated(stage.config, raw, (*path, str(stage_name)))
         if config is None:
             return None

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
+from edgekd.core import plain_yaml
 from edgekd.core.errors import RecipeError, UsageError
 from edgekd.core.measurement import read_measurements
 from edgekd.core.run_record import LOCKED_RECIPE, MEASUREMENTS
@@ -28,10 +28,12 @@ def rejudge(folder: Path, overrides: Sequence[str] = ()) -> Verdict:
     """
     record = read_record(folder)
     locked = read_locked(folder)
+    # What was measured elsewhere meanwhile (`edgekd measure --target`) is reported; the gate never named it.
+    judged = record.model_copy(update={"targets": tuple(map(str, locked["targets"]))})
     verdict = judge_final(
         locked_gate(folder, locked, overrides),
         read_measurements(folder / MEASUREMENTS),
-        record,
+        judged,
         final_graph(record, folder),
     )
     if not overrides:
@@ -43,8 +45,8 @@ def read_locked(folder: Path) -> dict[str, Any]:
     """The resolved recipe that a run leaves; raises `UsageError` when it is none."""
     path = folder / LOCKED_RECIPE
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        _, data = plain_yaml.parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise UsageError(f"cannot read the run's recipe: {error}", where=str(path)) from error
     sections = {"gate": dict, "measure": dict, "targets": list}
     if not isinstance(data, dict) or any(not isinstance(data.get(k), v) for k, v in sections.items()):

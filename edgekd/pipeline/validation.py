@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 from edgekd.core.errors import EdgekdError, MissingDependencyError, RecipeError
+from edgekd.pipeline.bundle import read_bundle
 from edgekd.pipeline.gate import limits
 from edgekd.pipeline.plan import Plan, PlannedStep
 from edgekd.pipeline.session import RELEASE, STUDENT
@@ -25,6 +27,7 @@ def check_recipe(plan: Plan) -> None:
     except EdgekdError as error:
         problems.append(str(error))
     problems += _against_problems(plan)
+    problems += _file_problems(plan)
     _check_extras(plan)
     for step in plan.steps:
         problems += _step_problems(plan, step)
@@ -49,6 +52,21 @@ def _against_problems(plan: Plan) -> Iterator[str]:
             yield f"{limit.source}: `against: {limit.against}` is not a row of the waterfall; rows: {legal}"
         if limit.against == plan.final:
             yield f"{limit.source}: `against: {limit.against}` is the artifact itself"
+
+
+def _file_problems(plan: Plan) -> Iterator[str]:
+    """Files that are not there, Python files that are not trusted, and a release that is no bundle."""
+    for spec in plan.recipe.steps:
+        for path in spec.config.files():
+            if not path.is_file():
+                yield f"{spec.path}: no such file: {path}"
+            elif path.suffix == ".py" and not plan.recipe.trust_code:
+                yield f"{spec.path}: `{path}` is a Python file; if you trust it, write `trust_code: true`"
+    if plan.recipe.gate.release is not None:
+        try:
+            read_bundle(Path(plan.recipe.gate.release))
+        except EdgekdError as error:
+            yield f"gate.release: {error}"
 
 
 def _step_problems(plan: Plan, step: PlannedStep) -> Iterator[str]:

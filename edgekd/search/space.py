@@ -61,10 +61,14 @@ class Family(Config):
         named = {"depth": self.depth, "width": self.width}
         return {**{name: values for name, values in named.items() if values}, **self.axes}
 
+    def lists(self) -> list[tuple[Any, ...]]:
+        """The values of every searched argument and of the resolution."""
+        return [*self._choices().values(), self.resolution]
+
     def combinations(self) -> Iterator[tuple[dict[str, Any], float]]:
         """(searched arguments, resolution as written) in the order of the lists, the last varying fastest."""
         choices = self._choices()
-        for *values, resolution in itertools.product(*choices.values(), self.resolution):
+        for *values, resolution in itertools.product(*self.lists()):
             yield dict(zip(choices, values, strict=True)), resolution
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pydantic import Field
 
 from edgekd.core.spec import ModelSpec
 from edgekd.distill.settings import MethodUse
 from edgekd.stages.context import StageContext
+from edgekd.stages.network_check import trial_taps
 from edgekd.stages.stage import Control, Input, Inputs, Product, Stage
 from edgekd.stages.student import SPEC
 from edgekd.stages.training_settings import DistillingConfig, estimate
@@ -33,7 +35,7 @@ def run(context: StageContext, config: DistillConfig, inputs: Inputs) -> Product
     teachers = [load(artifact, trust_code=context.trust_code) for artifact in inputs.get("teachers", ())]
     if student.kind == "architecture":
         spec = ModelSpec.model_validate_json(student.path(SPEC).read_bytes())
-        model = build_model(spec, trust_code=context.trust_code)
+        model = build_model(spec, trust_code=context.trust_code, files_root=student.folder)
         init_weights(model.module, context.seed, "student")
     else:
         model = load(student, trust_code=context.trust_code)
@@ -62,6 +64,20 @@ def controls(config: DistillConfig) -> Sequence[Control]:
     return (Control("control", "undistilled", "same student, no teacher", changes),)
 
 
+def check(source: object, config: DistillConfig, known: Mapping[str, Sequence[Any]]) -> None:
+    """Raise `UsageError` where a method needs taps or teachers that the named networks do not give."""
+    from edgekd.distill.compose import build_program
+
+    student, teachers = trial_taps(known.get("student", ())), trial_taps(known.get("teachers", ()))
+    if student and teachers is not None:
+        build_program(
+            config.distillation,
+            num_teachers=len(teachers),
+            student_taps=student[0],
+            teacher_taps=teachers,
+        )
+
+
 STAGE = Stage(
     name="distill",
     summary="train the student with the teacher",
@@ -78,4 +94,5 @@ STAGE = Stage(
     title="distilled student",
     controls=controls,
     estimate=estimate,
+    check=check,
 )

@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from edgekd.stages.context import StageContext
+from edgekd.stages.network_check import KnownSpace
 from edgekd.stages.stage import Input, Inputs, Product, Stage, StageConfig
 
 SpaceKey = Annotated[
     str | dict[str, Any] | list[dict[str, Any]],
+    KnownSpace,
     Field(description="a space's name (`edgekd list spaces`) or one written out"),
 ]
 _GROUP = 4

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError, model_validator
 
 from edgekd.core.durable import write_json
+from edgekd.core.errors import UsageError
+from edgekd.search.strategy import STRATEGIES
 from edgekd.stages.context import StageContext
 from edgekd.stages.latency import LatencyConfig, SpaceKey
 from edgekd.stages.stage import Input, Inputs, Product, Stage, StageConfig
@@ -30,6 +32,18 @@ class SelectConfig(DistillingConfig):
     margin: Annotated[float, Field(ge=0, lt=1, description="share of every limit that is left free")] = 0.1
     strategy: str = Field("shortlist", description="which candidates are trained for a while")
     strategy_keys: dict[str, Any] = Field(default_factory=dict, description="the strategy's own keys")
+
+    @model_validator(mode="after")
+    def _known_strategy(self) -> SelectConfig:
+        try:
+            STRATEGIES.load(self.strategy).model_validate(self.strategy_keys)
+        except ValidationError as error:
+            told = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)]
+            raise ValueError(f"strategy_keys: {'; '.join(told)}") from None
+        except UsageError as error:
+            raise ValueError(f"strategy: {error}") from None
+        return self
+
     epochs: Annotated[int, Field(ge=1, description="of the short training that scores a candidate")] = 3
     num_timed: Annotated[int, Field(ge=8, description="candidates that are exported and timed")] = 8
     protocol: Literal["smoke", "rapid", "quick", "normal"] = Field(
@@ -61,7 +75,6 @@ def run(context: StageContext, config: SelectConfig, inputs: Inputs) -> Product:
     from edgekd.search.budget import from_limits
     from edgekd.search.scorer import Scorer
     from edgekd.search.selection import choose
-    from edgekd.search.strategy import STRATEGIES
     from edgekd.stages.candidates import candidates_of, spec_of
 
     table = _table(config, inputs)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from edgekd.core.durable import write_json
 from edgekd.core.spec import ModelSpec, NetworkSpec
 from edgekd.stages.context import StageContext
+from edgekd.stages.network_check import NetworkName, python_file, trial_network
 from edgekd.stages.stage import Inputs, Product, Stage, StageConfig
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SPEC = "spec.json"
 
@@ -18,11 +24,19 @@ SPEC = "spec.json"
 class StudentConfig(StageConfig):
     """The student's architecture."""
 
-    network: str = Field(description="an architecture (`edgekd list networks`), or file.py:function")
+    network: NetworkName = Field(description="an architecture (`edgekd list networks`), or file.py:function")
     args: dict[str, Any] = Field(default_factory=dict, description="the architecture's arguments")
     size: tuple[int, int] | None = Field(
         None, description="(height, width) of its input; default: the data's"
     )
+
+    def files(self) -> Sequence[Path]:
+        path = python_file(self.network)
+        return () if path is None else (path,)
+
+    def trial(self) -> nn.Module | None:
+        """The network on no device, for checks; None for a Python file. Raises `ModelError`."""
+        return trial_network(self.network, self.args)
 
 
 def run(context: StageContext, config: StudentConfig, inputs: Inputs) -> Product:
@@ -43,13 +57,15 @@ def run(context: StageContext, config: StudentConfig, inputs: Inputs) -> Product
 
 def architecture(context: StageContext, spec: ModelSpec, facts: dict[str, Any]) -> Product:
     """The artifact of a chosen architecture: built once, to be sure that it builds."""
-    from edgekd.networks.model import build_model
+    from edgekd.networks.model import build_model, with_files
     from edgekd.stages.model_files import model_facts
 
     model = build_model(spec, trust_code=context.trust_code)
-    data = json.loads(spec.model_dump_json())
-    write_json(context.folder / SPEC, data)
-    return Product("architecture", {**model_facts(model), **facts}, [SPEC])
+    written = spec.model_copy(update={"network": with_files(context.folder, model)})
+    write_json(context.folder / SPEC, json.loads(written.model_dump_json()))
+    path = python_file(written.network.name)
+    copied = [] if path is None else [path.name]
+    return Product("architecture", {**model_facts(model), **facts}, [SPEC, *copied])
 
 
 STAGE = Stage(
@@ -61,4 +77,5 @@ STAGE = Stage(
     sources=("edgekd.networks",),
     libraries=("torch",),
     estimate=lambda config, num_images: 1.0,
+    check=lambda source, config, known: config.trial(),
 )

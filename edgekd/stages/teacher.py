@@ -10,30 +10,41 @@ from pydantic import Field, model_validator
 
 from edgekd.core.config import Config
 from edgekd.core.errors import ModelError
+from edgekd.core.preprocess import Preprocess
 from edgekd.core.shipped import shipped_models
 from edgekd.core.spec import ModelSpec, NetworkSpec
 from edgekd.stages.context import StageContext
+from edgekd.stages.network_check import NetworkName, python_file, trial_network
 from edgekd.stages.stage import Inputs, Product, Stage
 from edgekd.stages.training_settings import TrainingConfig, estimate
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from edgekd.networks.model import Model
 
 
 class PreprocessConfig(Config):
-    """What the teacher expects of its input; the size defaults to the data's."""
+    """What the teacher expects of its input; whatever is left out is the training data's own."""
 
     size: tuple[int, int] | None = Field(None, description="(height, width) in pixels")
-    mean: tuple[float, ...] = Field(description="one value per channel, after scaling")
-    std: tuple[float, ...] = Field(description="one value per channel, after scaling")
-    scale: float = Field(1 / 255, description="multiplies the 0-255 pixel values first")
+    mean: tuple[float, ...] | None = Field(None, description="one value per channel, after scaling")
+    std: tuple[float, ...] | None = Field(None, description="one value per channel, after scaling")
+    scale: float | None = Field(None, description="multiplies the 0-255 pixel values first; default 1/255")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PreprocessConfig:
+        channels = len(self.mean or self.std or (0.0,))
+        rest = {"size": (1, 1), "mean": (0.0,) * channels, "std": (1.0,) * channels}
+        Preprocess.model_validate({**rest, **self.model_dump(exclude_none=True)})
+        return self
 
 
 class TeacherConfig(TrainingConfig):
     """One source: `model`, `network` (trained, or with `weights`), `torchvision`, `onnx` or `python`."""
 
     model: str | None = Field(None, description="a shipped model (`edgekd list models`)")
-    network: str | None = Field(None, description="an architecture (`edgekd list networks`)")
+    network: NetworkName | None = Field(None, description="an architecture (`edgekd list networks`)")
     args: dict[str, Any] = Field(default_factory=dict, description="the architecture's arguments")
     torchvision: str | None = Field(None, description="a torchvision classifier, as `resnet50`")
     onnx: Path | None = Field(None, description="an .onnx file; gives logits only")
@@ -54,13 +65,19 @@ class TeacherConfig(TrainingConfig):
         return self
 
     def files(self) -> Sequence[Path]:
-        paths = [self.onnx, Path(self.python.rpartition(":")[0]) if self.python else None]
+        paths = [self.onnx, *(python_file(name) for name in (self.python, self.network) if name)]
         if self.weights is not None and self.weights != "published":
             paths.append(Path(self.weights))
         if self.model is not None and self.model in shipped_models():
             folder = shipped_models()[self.model]
             paths += [folder / "spec.yaml", folder / "weights.safetensors"]
         return [path for path in paths if path is not None]
+
+    def trial(self) -> nn.Module | None:
+        """The network on no device, for checks; None where only a run knows it. Raises `ModelError`."""
+        if self.torchvision is not None:
+            return trial_network(f"torchvision/{self.torchvision}", self.args)
+        return trial_network(self.network, self.args) if self.network is not None else None
 
 
 _SOURCES = ("model", "network", "torchvision", "onnx", "python")
@@ -112,11 +129,8 @@ def _spec(context: StageContext, config: TeacherConfig) -> ModelSpec:
     dataset = context.data.dataset
     preprocess = default_preprocess(context.data)
     if config.preprocess is not None:
-        given = config.preprocess
-        preprocess = preprocess.model_copy(
-            update={**given.model_dump(exclude={"size"}), "size": given.size or preprocess.size}
-        )
-        preprocess = type(preprocess).model_validate(preprocess.model_dump())
+        given = config.preprocess.model_dump(exclude_none=True)
+        preprocess = type(preprocess).model_validate({**preprocess.model_dump(), **given})
     torchvision = f"torchvision/{config.torchvision}" if config.torchvision else None
     name = config.network or config.python or torchvision or "onnx"
     args = dict(config.args)
@@ -169,4 +183,5 @@ STAGE = Stage(
     row="teacher",
     title="teacher",
     estimate=_estimate,
+    check=lambda source, config, known: config.trial(),
 )

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from edgekd.core.errors import ModelError
 from edgekd.core.preprocess import Preprocess
 from edgekd.stages.context import StageContext
-from edgekd.stages.model_files import accuracy, evaluation_arrays, score
+from edgekd.stages.model_files import accuracy, default_preprocess, evaluation_arrays, score
 
 if TYPE_CHECKING:
     from edgekd.networks.model import Model
@@ -37,20 +37,24 @@ def check_teacher(context: StageContext, model: Model) -> None:
 
 
 def _remedy(context: StageContext, model: Model, found: float) -> str:
-    for words, preprocess in _alternatives(model.spec.preprocess):
+    scored = []
+    for words, preprocess in _alternatives(model.spec.preprocess, default_preprocess(context.data)):
         other = model.__class__(model.spec.model_copy(update={"preprocess": preprocess}), model.module)
-        better = score(context, other)
-        if better > max(CLEARLY_BETTER * found, 0.5):
-            return f"with {words} it scores {better:.1%}: {_written(preprocess)}"
+        scored.append((score(context, other), words, preprocess))
+    better, words, preprocess = max(scored, key=lambda one: one[0])
+    if better > max(CLEARLY_BETTER * found, 0.5):
+        return f"with {words} it scores {better:.1%}: {_written(preprocess)}"
     order = _class_order(context, model)
     if order is not None:
         return order
     return "check its weights, `preprocess:` and the order of classes; `accept_poor: true` goes on regardless"
 
 
-def _alternatives(given: Preprocess) -> Iterator[tuple[str, Preprocess]]:
-    """Preprocessings that published weights commonly expect."""
+def _alternatives(given: Preprocess, own: Preprocess) -> Iterator[tuple[str, Preprocess]]:
+    """Preprocessings that published weights commonly expect, and the data's own."""
     channels = given.num_channels
+    if own.num_channels == channels:
+        yield "the training data's mean and sd", _changed(given, own.scale, own.mean, own.std)
     zeros, ones = (0.0,) * channels, (1.0,) * channels
     halves = (0.5,) * channels
     yield "inputs in [0, 1]", _changed(given, 1 / 255, zeros, ones)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from edgekd.core.artifact import MANIFEST, Artifact
+from edgekd.core.digest import files_below
 from edgekd.core.durable import disk_error, replacing, write_json
 from edgekd.core.errors import StoreError, UsageError
 from edgekd.store.store import Store
@@ -81,20 +82,25 @@ def import_archive(store: Store, archive: Path) -> int:
             raise UsageError(f"not a store archive: {error}", where=str(archive)) from error
         except OSError as error:
             raise disk_error(archive, error) from error
-        return sum(_import_key(store, folder, path) for path in sorted(folder.glob("keys/*.json")))
+        return sum(_import_key(store, folder, path, archive) for path in sorted(folder.glob("keys/*.json")))
 
 
-def _import_key(store: Store, folder: Path, path: Path) -> int:
+def _import_key(store: Store, folder: Path, path: Path, archive: Path) -> int:
+    where = f"{archive}: keys/{path.name}"
     try:
         record = json.loads(path.read_text())
         digest = str(record["digest"])
         source = folder / "objects" / digest
         artifact = Artifact.read(source)
         artifact.verify()
-    except (OSError, ValueError, KeyError, TypeError, StoreError) as error:
-        raise UsageError(f"{path.name}: broken artifact: {error}", where=str(path.name)) from error
+    except StoreError as error:
+        raise UsageError(f"broken artifact: {error.what}", where=where) from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(f"broken artifact: {type(error).__name__}: {error}", where=where) from error
     if artifact.digest != digest:
-        raise UsageError(f"{path.name}: the artifact's digest does not match")
+        raise UsageError("the artifact's digest does not match", where=where)
+    if set(files_below(source)) != {MANIFEST, *artifact.manifest.files}:
+        raise UsageError("the artifact has files that its manifest does not list", where=where)
     destination = store.object_folder(digest)
     if not destination.exists():
         shutil.move(source, destination)

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
+from edgekd.core import plain_yaml
 from edgekd.core.errors import UsageError, close_names
 from edgekd.targets.catalogue import TARGET_KINDS
 from edgekd.targets.local import LocalTarget
@@ -49,8 +49,8 @@ def select_targets(names: Sequence[str], targets: dict[str, Target]) -> list[Tar
 
 def _entries(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        _, content = plain_yaml.parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise UsageError(f"cannot read the targets: {error}", where=str(path)) from error
     if content is None:
         return {}

@@ -14,6 +14,7 @@ from pydantic import field_validator
 
 from edgekd.core.config import Config
 
+MOST_THREADS = 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -83,8 +84,8 @@ class Target(Config):
     @field_validator("threads")
     @classmethod
     def _positive(cls, threads: int) -> int:
-        if threads < 1:
-            raise ValueError("threads must be at least 1")
+        if not 1 <= threads <= MOST_THREADS:
+            raise ValueError(f"threads must be at least 1 and at most {MOST_THREADS}")
         return threads
 
     def facts(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from edgekd.core.measurement import Interval, Measurement, Quantity, Subject, wr
 from edgekd.core.run_record import LOCKED_RECIPE, MEASUREMENTS, VERDICT
 from edgekd.core.verdict import Verdict
 from edgekd.pipeline.rejudge import rejudge
-from edgekd.pipeline.run_folder import final_graph, read_record
+from edgekd.pipeline.run_folder import RunFolder, final_graph, read_record
 from edgekd.pipeline.session import graph_digest
 from edgekd.store.store import Store
 from tests.pipeline.small_run import make_run
@@ -75,6 +75,12 @@ def test_a_changed_gate_leaves_the_stored_verdict_alone(run: Path) -> None:
     before = (run / VERDICT).read_bytes()
     assert rejudge(run, ["gate.size=50KB"]).outcome == "fail"
     assert (run / VERDICT).read_bytes() == before
+
+
+def test_a_target_that_the_recipe_does_not_name_is_not_judged(run: Path) -> None:
+    record = read_record(run)
+    RunFolder(run).write_record(record.model_copy(update={"targets": ("local", "pi5")}))
+    assert rejudge(run).outcome == "pass"
 
 
 def test_only_the_gate_of_a_finished_run_can_be_changed(run: Path) -> None:

@@ -21,7 +21,7 @@ def data() -> Digits:
 
 @pytest.fixture(scope="session")
 def trained(data: Digits) -> nn.Module:
-    """Read only: a ResNet-8 with 98 % on unshifted test digits."""
+    """Read only: a ResNet-8 with 95 % on the test images."""
     module = network()
     train(module, data, steps=200, learning_rate=3e-3)
     return module

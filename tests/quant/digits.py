@@ -17,7 +17,7 @@ MEAN, STD = 0.3, 0.35
 
 @dataclass(frozen=True)
 class Digits:
-    """images: float32 `[N, 1, 8, 8]`, normalized; labels: int64 `[N]`. Test images come shifted, too."""
+    """images: float32 `[N, 1, 8, 8]`, normalized, at five shifts; labels: int64 `[N]`."""
 
     train_images: Tensor
     train_labels: Tensor
@@ -32,9 +32,13 @@ def digits() -> Digits:
     labels = torch.from_numpy(np.asarray(bunch.target, np.int64))
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     train, test = order[:1200], order[1200:]
+    return Digits(*_shifted(images[train], labels[train]), *_shifted(images[test], labels[test]))
+
+
+def _shifted(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     shifts = [(0, 0), (0, 1), (1, 0), (-1, 0), (0, -1)]
-    shifted = [torch.roll(images[test], shift, dims=(2, 3)) for shift in shifts]
-    return Digits(images[train], labels[train], torch.cat(shifted), labels[test].repeat(len(shifts)))
+    moved = [torch.roll(images, shift, dims=(2, 3)) for shift in shifts]
+    return torch.cat(moved), labels.repeat(len(shifts))
 
 
 def network(shortcut: str = "B") -> nn.Module:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -147,7 +146,6 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     with ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
         for name in _NOISY_LOGGERS:
             stack.enter_context(_at_level(logging.getLogger(name), logging.ERROR))
         yield

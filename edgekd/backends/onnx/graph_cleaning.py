@@ -63,9 +63,20 @@ def _forget_origin(model: ir.Model) -> None:
     model.metadata_props.clear()
     model.graph.name, model.graph.doc_string = "graph", None
     model.graph.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        _forget(value)
     for node in model.graph:
-        node.metadata_props.clear()
-        node.doc_string = None
+        _forget(node)
+        for value in node.outputs:
+            _forget(value)
+
+
+def _forget(part: ir.Node | ir.Value) -> None:
+    part.metadata_props.clear()
+    part.doc_string = None
+    if isinstance(part, ir.Value) and part.const_value is not None:
+        part.const_value.doc_string = None
+        part.const_value.metadata_props.clear()
 
 
 def _name_by_position(graph: ir.Graph) -> None:
