@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -34,7 +35,7 @@ from edgekd.cli import (
     validate,
     verify,
 )
-from edgekd.core.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EdgekdError
+from edgekd.core.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EdgekdError, StoreError
 
 EXIT_CODES = """
 Exit codes: 0 pass · 1 a limit failed · 2 bad input · 3 inconclusive · 4 target lost ·
@@ -46,6 +47,7 @@ _CLICK_ERROR: Any = typer.BadParameter.__mro__[2]
 """ClickException: click's own, or that of the copy of click that newer typers hold (0.29 does)."""
 _EXIT_BROKEN_PIPE = 141
 """As of any program that SIGPIPE ends: who reads the output is gone, which is no verdict."""
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 _received: list[int] = []
 """Signals that asked this process to stop: typer answers every interruption with 130."""
 
@@ -99,6 +101,8 @@ def exit_code_of(argv: list[str]) -> int:
     except (BrokenPipeError, SystemExit):  # typer turns the first into the second
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _EXIT_BROKEN_PIPE
+    except OSError as error:
+        return _disk_full(error) if error.errno in _DISK_ERRORS else _internal(error)
     except Exception as error:
         return _internal(error)
     return _interrupted() if result == EXIT_INTERRUPTED else result if isinstance(result, int) else 0
@@ -107,6 +111,14 @@ def exit_code_of(argv: list[str]) -> int:
 def _interrupted() -> int:
     _say("interrupted; nothing is lost: run the same command again to continue")
     return EXIT_TERMINATED if signal.SIGTERM in _received else EXIT_INTERRUPTED
+
+
+def _disk_full(error: OSError) -> int:
+    """Wherever it happens: a temporary folder or a library's own writing may be the first to notice."""
+    where = f"{error.filename}: " if error.filename else ""
+    _say(f"error: {where}cannot write: {error.strerror}")
+    _say("  fix: free disk space, or choose another folder (`--store DIR`, TMPDIR). Finished steps are kept.")
+    return StoreError.exit_code
 
 
 def _internal(error: Exception) -> int:

@@ -71,6 +71,7 @@ class RunRecord(Config):
 
     schema_version: int = 1
     recipe: str
+    description: str = ""
     run_id: str
     started_at: str
     finished_at: str | None = None

@@ -7,7 +7,8 @@ import platform
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from edgekd.pipeline.plan import PlannedStep
 from edgekd.stages.catalogue import STAGES
 from edgekd.stages.stage import Stage
 
-_PACKAGE = Path(__file__).resolve().parents[1]
+_STAGES = "edgekd.stages"
+_FAMILIES = ("backends", "data", "methods", "networks", "spaces", "stages", "strategies", "targets", "transforms")
 
 
 def ingredients(
@@ -36,9 +38,10 @@ def ingredients(
         "stage": step.stage,
         "config": step.config.model_dump(mode="json", exclude={"name"}),
         "inputs": {name: [a.digest for a in artifacts] for name, artifacts in inputs.items()},
-        "files": {str(path): _file_digest(path) for path in step.config.files()},
-        "code": {name: code_digest(name) for name in (*stage.sources, "edgekd.stages." + step.stage)},
+        "files": {path.name: _file_digest(path) for path in step.config.files()},
+        "code": {name: code_digest(name) for name in (*stage.sources, _STAGES, stage.run.__module__)},
         "libraries": {name: library_version(name) for name in stage.libraries},
+        "plugins": plugin_versions(),
         **{name: surroundings[name] for name in (*always, *stage.reads)},
     }
 
@@ -60,14 +63,24 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 @cache
 def code_digest(module: str) -> str:
-    """sha256 over the sources of a module or package of edgekd, by relative name and content."""
-    path = _PACKAGE.joinpath(*module.split(".")[1:])
-    files = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+    """sha256 over the sources of a module or package, by relative name and content."""
+    found = find_spec(module)
+    if found is None or found.origin is None:
+        return "absent"
+    path = Path(found.origin)
+    files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
     state = hashlib.sha256()
     for file in files:
-        state.update(file.relative_to(_PACKAGE).as_posix().encode())
+        state.update(file.relative_to(path.parent).as_posix().encode())
         state.update(file.read_bytes())
     return state.hexdigest()
+
+
+@cache
+def plugin_versions() -> dict[str, str]:
+    """Distribution -> version of everything installed that registers names with edgekd."""
+    points = [point for family in _FAMILIES for point in entry_points(group=f"edgekd.{family}")]
+    return {point.dist.name: point.dist.version for point in points if point.dist is not None}
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ class _Run:
             recipe=plan.recipe.name,
             run_id=self.folder.path.name,
             started_at=now(),
+            description=plan.recipe.description,
+            command=["edgekd", *sys.argv[1:]],
             seed=plan.recipe.seed,
             targets=tuple(target.name for target in plan.recipe.targets),
             final=plan.final,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -206,16 +206,28 @@ def judge_final(
 def compared_with(measurements: Sequence[Measurement], record: RunRecord) -> dict[str, Subject]:
     """Every subject of a session by its row's name, and the float student by the word `student`."""
     subjects = {m.subject.name: m.subject for m in measurements}
-    student = student_row(record.rows, record.final)
+    student = student_row(record)
     return {**subjects, **({STUDENT: subjects[student]} if student in subjects else {})}
 
 
-def student_row(rows: Sequence[Row], final: str) -> str | None:
+def student_row(record: RunRecord) -> str | None:
     """What `against: student` means: the float student that the final artifact was made from."""
-    floats = [row for row in rows[1:] if row.precision == "fp32" and row.name != final]
-    stages = [row for row in floats if row.role == "stage"]
-    chosen = stages[-1:] or floats[:1]
-    return chosen[0].name if chosen else None
+    by_model = {row.model_step: row for row in record.rows if row.precision == "fp32"}
+    own = next((row.model_step for row in record.rows if row.name == record.final), None)
+    for step in _ancestors(record, own):
+        if step in by_model and by_model[step] is not record.rows[0]:
+            return by_model[step].name
+    controls = [row.name for row in record.rows if row.role == "control" and row.precision == "fp32"]
+    return controls[0] if controls else None
+
+
+def _ancestors(record: RunRecord, step: str | None) -> Iterator[str]:
+    """The steps that a model was made from, the nearest first; its teachers are not among them."""
+    inputs = {one.name: one.inputs for one in record.steps}
+    while step is not None:
+        step = inputs.get(step, {}).get("model") or inputs.get(step, {}).get("student")
+        if step is not None:
+            yield step
 
 
 def _release_item(bundle_folder: Path, items: Sequence[Item]) -> Item:

@@ -6,6 +6,7 @@ import json
 import shutil
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,8 @@ from edgekd.core.durable import disk_error, replacing, write_json
 from edgekd.core.errors import StoreError, UsageError
 from edgekd.store.store import Store
 
+_NEW_S = 3600.0
+_ABANDONED_S = 7 * 86400.0
 _SECTIONS = ("objects", "work", "cache", "runs", "keys")
 
 
@@ -35,8 +38,10 @@ class Garbage:
 def garbage(store: Store, *, cache: bool = True) -> Garbage:
     """Objects that no run and no key uses, temporary leftovers, finished work, and the cache."""
     used = _used_digests(store)
-    paths = [p for p in (store.root / "objects").iterdir() if p.name not in used]
-    paths += [p for p in (store.root / "work").iterdir() if _is_idle(store, p.name)]
+    objects = [p for p in (store.root / "objects").iterdir() if p.name not in used]
+    # A run publishes an object just before its key: what is new may be about to be used.
+    paths = [p for p in objects if _untouched_s(p) > _NEW_S]
+    paths += [p for p in (store.root / "work").iterdir() if _is_leftover(store, p)]
     if cache:
         paths += list((store.root / "cache").iterdir())
     return Garbage(tuple(sorted(paths)), sum(map(_bytes_below, paths)))
@@ -137,13 +142,17 @@ def _forget_unrun_keys(store: Store) -> None:
             path.unlink()
 
 
-def _is_idle(store: Store, key: str) -> bool:
-    """Whether the unfinished step `key` is being worked on by nobody and has been finished since."""
-    lock = store.lock(key)
+def _is_leftover(store: Store, work: Path) -> bool:
+    """Whether nobody works on an unfinished step that was finished since, or that nobody came back to."""
+    lock = store.lock(work.name)
     if not lock.try_acquire():
         return False
     lock.release()
-    return store.key_record(key) is not None
+    return store.key_record(work.name) is not None or _untouched_s(work) > _ABANDONED_S
+
+
+def _untouched_s(path: Path) -> float:
+    return time.time() - path.stat().st_mtime
 
 
 def _bytes_below(path: Path) -> int:

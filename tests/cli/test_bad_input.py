@@ -30,9 +30,8 @@ from tests.pipeline.small_run import make_run
 
 pytestmark = pytest.mark.timeout(200)
 
-STEPS = (
-    "steps: [{teacher: {epochs: 4, batch_size: 32}}, {student: {network: resnet_cifar, args: {depth: 8}}}, distill, export]\n"
-)
+TRAINED = "{teacher: {epochs: 4, batch_size: 32}}"
+STEPS = f"steps: [{TRAINED}, {{student: {{network: resnet_cifar, args: {{depth: 8}}}}}}, distill, export]\n"
 
 
 class Screen:
@@ -56,7 +55,7 @@ Type = Callable[..., Screen]
 
 @pytest.fixture
 def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Type:
-    """Types a command in an empty folder. In this process: what a fresh one adds, test_exit_codes looks at."""
+    """Types a command in an empty folder. In this process: test_endings looks at what a fresh one adds."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("EDGEKD_TRACEBACK", raising=False)
 
@@ -459,8 +458,7 @@ def test_a_teacher_with_its_classes_in_another_order_is_told_the_order(typed: Ty
     head = {name: value[order].clone() for name, value in state.items() if value.shape[:1] == (10,)}
     safetensors.torch.save_file({**state, **head}, beside / "w.safetensors")
     (beside / "r.yaml").write_text(
-        "teacher: {network: resnet_cifar, args: {depth: 8}, weights: w.safetensors}\n"
-        + STEPS
+        "teacher: {network: resnet_cifar, args: {depth: 8}, weights: w.safetensors}\n" + STEPS
     )
     told = ", ".join(map(str, order))
     typed("run", "r.yaml", "--until", "student").expect(2, "another class order", f"its order is: {told}")
@@ -503,7 +501,7 @@ def test_an_impossible_budget_shows_the_nearest_feasible(typed: Type, beside: Pa
     _table(beside)
     (beside / "r.yaml").write_text(
         f"teacher: {{network: resnet_cifar, args: {{depth: 8}}}}\ngate: {{{limit}}}\n"
-        f"steps: [{{teacher: {{epochs: 4, batch_size: 32}}}}, {{select: {{latency: table.json, space: {json.dumps(SPACE)}}}}}, "
+        f"steps: [{TRAINED}, {{select: {{latency: table.json, space: {json.dumps(SPACE)}}}}}, "
         "distill, export]\n"
     )
     typed("run", "r.yaml").expect(
@@ -689,7 +687,8 @@ def _forged(path: Path, names: str = "model.onnx") -> None:
     """An artifact whose digests fit, except that its manifest names a file elsewhere."""
     from edgekd.core.artifact import Manifest
 
-    manifest = Manifest(kind="graph", facts={}, files={names: of_file(path.parent / "secret")})
+    files = {names: of_file(path.parent / "secret")}
+    manifest = Manifest.model_construct(schema_version=1, kind="graph", facts={}, files=files)
     _archive(
         path,
         (_member(f"objects/{manifest.digest}/manifest.json"), manifest.model_dump_json().encode()),

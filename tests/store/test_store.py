@@ -175,6 +175,8 @@ def test_garbage_is_what_no_key_and_no_run_uses(tmp_path: Path) -> None:
     kept, dropped = make(store, "k1", b"a"), make(store, "k2", b"b")
     store.forget("k2")
     (store.cache_folder("c") / "x").write_bytes(b"123")
+    assert {p.name for p in garbage(store).paths} == {"c"}, "a new object may be about to get its key"
+    os.utime(store.object_folder(dropped), (0, 0))
     assert {p.name for p in garbage(store).paths} == {dropped, "c"}
     collect(store)
     assert store.lookup("k1") is not None
@@ -187,6 +189,14 @@ def test_unfinished_work_is_not_garbage(tmp_path: Path) -> None:
     (store.work_folder("k9") / "checkpoint.pt").write_bytes(b"x")
     collect(store)
     assert (store.root / "work" / "k9" / "checkpoint.pt").exists()
+
+
+def test_work_that_nobody_came_back_to_for_a_week_is_garbage(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    folder = store.work_folder("k9")
+    os.utime(folder, (0, 0))
+    collect(store)
+    assert not folder.exists()
 
 
 def test_sizes_count_bytes_by_part(tmp_path: Path) -> None:
