@@ -1,4 +1,4 @@
-"""Puts the teacher of a finished run under models/: `python benchmarks/ship_model.py RUN models/NAME "SUMMARY"`.
+"""Puts the teacher of a finished run under models/: `ship_model.py RUN models/NAME "SUMMARY"`.
 
 Writes spec.yaml (network, preprocessing, labels, digest of the weights, metrics on val), card.md and
 weights.safetensors. The recipe that trained it is kept beside them as recipe.yaml.
@@ -58,7 +58,8 @@ def card(name: str, spec: dict) -> str:  # type: ignore[type-arg]
 | network | `{network["name"]}` {network["args"]}, {spec["num_parameters"]:,} parameters |
 | input | {network["in_channels"]} x {height} x {width} |
 | classes | {", ".join(spec["model"]["labels"])} |
-| trained on | `{spec["data"]["source"]}`, train split of seed 0, {spec["num_epochs"]} epochs, by `recipe.yaml` |
+| trained on | `{spec["data"]["source"]}`, train split of seed 0, {spec["num_epochs"]} epochs |
+| recipe | `recipe.yaml` |
 | accuracy on val | {spec["metrics"]["val_accuracy"]:.4f} |
 | weights | sha256 `{spec["weights_sha256"]}` |
 

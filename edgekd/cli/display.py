@@ -73,7 +73,7 @@ def describe(event: Mapping[str, Any]) -> str | None:
         return f"{number}{event['step']}" + (f": {event['text']}" if event.get("text") else "")
     if kind == "step_done":
         return f"    {_outcome(event)}"
-    if kind in ("note", "retry"):
+    if kind in ("note", "retry", "lost"):
         return f"    {event.get('text') or event.get('reason')}"
     if kind == "end":
         return str(event["text"])

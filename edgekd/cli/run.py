@@ -76,7 +76,7 @@ def command(
     else:
         print_outcome(outcome.folder)
         typer.echo(f"report: {reports['html']}")
-    return outcome.verdict.exit_code
+    return outcome.exit_code
 
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h)")

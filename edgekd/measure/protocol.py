@@ -45,6 +45,8 @@ class Protocol(Config):
     cooldown_s: float = 5.0
     """Pause before the one retry of a noisy session."""
     retry: bool = True
+    most_processes: int = 20
+    """How far a session may grow while a speed-up's interval is too wide to be judged (sequential rule)."""
     deadline_s: float = 3600.0
     """Of one process on the target."""
 

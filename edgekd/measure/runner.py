@@ -170,8 +170,21 @@ class _Work:
     # --- latency --------------------------------------------------------------------------------------------
 
     def time_all(self) -> None:
-        """All distinct graphs interleaved in fresh processes; once more, pooled, if that was too noisy."""
+        """All distinct graphs interleaved in fresh processes; once more, pooled, if that was too noisy.
+
+        While a speed-up is still too noisy to be judged, further processes are added up to a fixed maximum:
+        the rule looks at the interval's width, never at the value, so it does not favor an outcome.
+        """
         self._time(0)
+        self._retry()
+        count = self.protocol.num_processes
+        while self.protocol.retry and self._ratio_noise():
+            if len(self.found.processes) + count > self.protocol.most_processes:
+                return
+            self._total += count
+            self._time(len(self.found.processes))
+
+    def _retry(self) -> None:
         reasons = self._noise()
         if not reasons or not self.protocol.retry:
             return
@@ -198,6 +211,11 @@ class _Work:
         """Why the times may not be judged and a repetition could help."""
         names, processes = [item.subject.name for item in self._graphs.values()], self.found.processes
         reasons = [f"{name}: {reason}" for name in names for reason in latency.noise(processes, name)]
+        return reasons + self._ratio_noise()
+
+    def _ratio_noise(self) -> list[str]:
+        names, processes = [item.subject.name for item in self._graphs.values()], self.found.processes
+        reasons: list[str] = []
         for one, other in itertools.combinations(names, 2):
             problems = latency.speedup(processes, one, other, self.protocol).problems
             reasons += [f"{one} / {other}: {problem}" for problem in problems if problem.startswith("noise")]

@@ -29,7 +29,7 @@ _SESSION_OVERHEAD = 3.0
 
 @dataclass(frozen=True)
 class StepForecast:
-    """One step: `seconds` is None where nothing like it was ever run here; `basis` says where it comes from."""
+    """One step: `seconds` is None where nothing is known of it; `basis` says where they come from."""
 
     name: str
     control: bool

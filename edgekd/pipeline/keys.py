@@ -19,7 +19,17 @@ from edgekd.stages.catalogue import STAGES
 from edgekd.stages.stage import Stage
 
 _STAGES = "edgekd.stages"
-_FAMILIES = ("backends", "data", "methods", "networks", "spaces", "stages", "strategies", "targets", "transforms")
+_FAMILIES = (
+    "backends",
+    "data",
+    "methods",
+    "networks",
+    "spaces",
+    "stages",
+    "strategies",
+    "targets",
+    "transforms",
+)
 
 
 def ingredients(

@@ -12,7 +12,7 @@ from typing import Any
 
 from edgekd.core.artifact import Artifact
 from edgekd.core.digest import of_data
-from edgekd.core.errors import StoppedError
+from edgekd.core.errors import StoppedError, TargetError
 from edgekd.core.events import Emit, EventLog, now
 from edgekd.core.preprocess import Preprocess
 from edgekd.core.run_record import Row, RunRecord, StepRecord
@@ -30,11 +30,24 @@ from edgekd.store.store import Store
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. `verdict` is None when it was asked to stop before the gate."""
+    """How a run ended. `verdict` is None when it was asked to stop before the gate.
+
+    `lost` names the targets that could not be measured on.
+    """
 
     folder: Path
     verdict: Verdict | None
     record: RunRecord
+    lost: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """A failed limit outweighs a lost target, which outweighs an open limit."""
+        if self.verdict is None:
+            return 0
+        return (
+            TargetError.exit_code if self.lost and self.verdict.outcome != "fail" else self.verdict.exit_code
+        )
 
 
 def run(plan: Plan, store: Store, settings: Settings, listeners: Sequence[Emit] = ()) -> Outcome:
@@ -81,10 +94,9 @@ class _Run:
         if self.plan is not self.whole:
             self.log({"event": "end", "text": f"stopped after `{self.settings.until}` as asked"})
             return Outcome(self.folder.path, None, self.record)
-        verdict = self._finish(around)
-        return Outcome(self.folder.path, verdict, self.record)
+        return self._finish(around)
 
-    def _finish(self, around: Surroundings) -> Verdict:
+    def _finish(self, around: Surroundings) -> Outcome:
         self._check_time()
         self._note(rows=self._rows(around))
         session = measure_run(
@@ -102,11 +114,11 @@ class _Run:
             provenance={**self.record.provenance, "session_key": session.key},
             finished_at=now(),
         )
-        verdict = judge_run(
-            self.whole, self.record, self.folder.path, session.measurements, self.artifacts
-        )
+        verdict = judge_run(self.whole, self.record, self.folder.path, session.measurements, self.artifacts)
         self.log({"event": "verdict", "outcome": verdict.outcome})
-        return verdict
+        found = {measurement.target for measurement in session.measurements}
+        lost = tuple(name for name in self.record.targets if name not in found)
+        return Outcome(self.folder.path, verdict, self.record, lost)
 
     def _rows(self, around: Surroundings) -> tuple[Row, ...]:
         rows = []

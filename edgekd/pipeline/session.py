@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 from edgekd.core.artifact import Artifact
 from edgekd.core.digest import of_data
 from edgekd.core.durable import disk_error, write_json, write_text
+from edgekd.core.errors import TargetError
 from edgekd.core.events import Emit
 from edgekd.core.measurement import Measurement, Subject, read_measurements, write_measurements
 from edgekd.core.preprocess import Preprocess
@@ -122,8 +123,9 @@ def take(
         _forget(folder)
         journal = store.journal(work)
         measurements: list[Measurement] = []
+        lost: list[TargetError] = []
         for target in order.targets:
-            measurements += measure_session(
+            measurements += _or_lost(lost, measure_session)(
                 order.items,
                 target=target,
                 protocol=PROTOCOLS[order.protocol],
@@ -134,10 +136,30 @@ def take(
                 emit=lambda event: emit({"step": "session", **event}),
                 seed=derive(order.seed, "session", target.name),
             )
+        if len(lost) == len(order.targets):
+            raise lost[0]
         write_measurements(folder / MEASUREMENTS, [*keep, *measurements])
-        write_json(folder / SESSION / _STATE, {"key": key})
-        store.discard_work(work)
+        for error in lost:
+            emit({"event": "lost", "step": "session", "text": str(error)})
+        if not lost:
+            write_json(folder / SESSION / _STATE, {"key": key})
+            store.discard_work(work)
     return measurements
+
+
+def _or_lost(
+    lost: list[TargetError], measure: Callable[..., list[Measurement]]
+) -> Callable[..., list[Measurement]]:
+    """`measure`, but a lost target is noted and gives nothing: what the others say still counts."""
+
+    def attempt(*arguments: Any, **named: Any) -> list[Measurement]:
+        try:
+            return measure(*arguments, **named)
+        except TargetError as error:
+            lost.append(error)
+            return []
+
+    return attempt
 
 
 def items_of(

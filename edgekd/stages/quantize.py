@@ -102,7 +102,7 @@ def _better(
     if score(context, trained) >= decided["ptq_val_accuracy"]:
         return trained
     decided["trained"] = False
-    context.emit({"event": "note", "text": "training in INT8 made it worse on val: the calibrated one is kept"})
+    context.emit({"event": "note", "text": "training in INT8 made val worse: the calibrated network is kept"})
     calibrated_only = again()
     finalized(calibrated_only)
     return calibrated_only

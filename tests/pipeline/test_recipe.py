@@ -116,7 +116,7 @@ def test_set_changes_one_key_by_step_name_and_by_section(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("text", ["distill.epochs", "=3", "distil.epochs=3", "distill=3"])
 def test_a_wrong_set_says_how_it_is_written(tmp_path: Path, text: str) -> None:
-    with pytest.raises(UsageError, match="--set|neither a step nor a key"):
+    with pytest.raises(UsageError, match=r"--set|neither a step nor a key"):
         load_recipe(write(tmp_path, GOOD), overrides=[text])
 
 

@@ -93,7 +93,7 @@ def test_a_truncated_key_file_names_itself(tmp_path: Path) -> None:
     make(store, "k1")
     path = store.root / "keys" / "k1.json"
     path.write_text(path.read_text()[:20])
-    with pytest.raises(StoreError, match="keys/k1.json"):
+    with pytest.raises(StoreError, match=r"keys/k1\.json"):
         store.lookup("k1")
 
 
