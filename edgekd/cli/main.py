@@ -35,7 +35,13 @@ from edgekd.cli import (
     validate,
     verify,
 )
-from edgekd.core.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EdgekdError, StoreError
+from edgekd.core.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    EdgekdError,
+    MissingDependencyError,
+    StoreError,
+)
 
 EXIT_CODES = """
 Exit codes: 0 pass · 1 a limit failed · 2 bad input · 3 inconclusive · 4 target lost ·
@@ -47,6 +53,8 @@ _CLICK_ERROR: Any = typer.BadParameter.__mro__[2]
 """ClickException: click's own, or that of the copy of click that newer typers hold (0.29 does)."""
 _EXIT_BROKEN_PIPE = 141
 """As of any program that SIGPIPE ends: who reads the output is gone, which is no verdict."""
+_TRAIN = ("torch", "torchvision", "onnxscript", "optuna", "sklearn")
+_EXTRA_OF = {**dict.fromkeys(_TRAIN, "train"), "timm": "timm"}
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 _received: list[int] = []
 """Signals that asked this process to stop: typer answers every interruption with 130."""
@@ -101,6 +109,8 @@ def exit_code_of(argv: list[str]) -> int:
     except (BrokenPipeError, SystemExit):  # typer turns the first into the second
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _EXIT_BROKEN_PIPE
+    except ModuleNotFoundError as error:
+        return _missing(error)
     except OSError as error:
         return _disk_full(error) if error.errno in _DISK_ERRORS else _internal(error)
     except Exception as error:
@@ -111,6 +121,16 @@ def exit_code_of(argv: list[str]) -> int:
 def _interrupted() -> int:
     _say("interrupted; nothing is lost: run the same command again to continue")
     return EXIT_TERMINATED if signal.SIGTERM in _received else EXIT_INTERRUPTED
+
+
+def _missing(error: ModuleNotFoundError) -> int:
+    """A package of an extra that nothing had asked for until it was needed."""
+    package = (error.name or "").partition(".")[0]
+    if package not in _EXTRA_OF:
+        return _internal(error)
+    missing = MissingDependencyError(package, extra=_EXTRA_OF[package])
+    _say(f"error: {missing}")
+    return missing.exit_code
 
 
 def _disk_full(error: OSError) -> int:

@@ -14,6 +14,8 @@ from edgekd.core.errors import StoreError
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
 
+_FIX = "`edgekd run RECIPE --fresh` makes it again"
+
 Kind = Literal["data", "evalset", "model", "architecture", "latency", "graph"]
 
 
@@ -90,6 +92,7 @@ class Artifact:
             try:
                 actual = of_file(self.folder / name)
             except OSError as error:
-                raise StoreError(f"cannot read: {error}", where=str(self.folder / name)) from error
+                raise StoreError(f"cannot read: {error}", where=str(self.folder / name), fix=_FIX) from error
             if actual != expected:
-                raise StoreError("content does not match its digest", where=str(self.folder / name))
+                where = str(self.folder / name)
+                raise StoreError("content does not match its digest", where=where, fix=_FIX)

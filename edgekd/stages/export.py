@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -11,7 +10,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from edgekd.backends.catalogue import BACKENDS
-from edgekd.core.durable import replacing
+from edgekd.backends.onnx.adopt import adopt
 from edgekd.core.errors import ModelError, UsageError
 from edgekd.stages.context import StageContext
 from edgekd.stages.stage import Input, Inputs, Product, Stage, StageConfig
@@ -77,9 +76,7 @@ def _write(
 ) -> dict[str, Any]:
     if not isinstance(model.module, IsGraph):
         return exporter(model.module, input_shape=shape, path=path)
-    with replacing(path) as temporary:
-        shutil.copyfile(model.module.path, temporary)
-    return {"copied": True}
+    return adopt(model.module.path, shape, path)
 
 
 def _fidelity(context: StageContext, model: Model, file: str, backend: str) -> dict[str, Any]:

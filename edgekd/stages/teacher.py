@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,10 +98,22 @@ def _model(context: StageContext, config: TeacherConfig) -> tuple[Model, list[Ma
     if config.model is not None:
         return _shipped(context, config.model), [], f"shipped model {config.model}"
     if config.onnx is not None:
-        return _built(context, config), [], f"graph {config.onnx.name}"
+        return _graph(context, config, config.onnx), [], f"graph {config.onnx.name}"
     if config.weights is not None:
         return _loaded(context, config), [], f"weights {Path(config.weights).name}"
     return _trained(context, config)
+
+
+def _graph(context: StageContext, config: TeacherConfig, path: Path) -> Model:
+    """The graph as a model, after making sure that it can also be measured at the end."""
+    from edgekd.backends.onnx.adopt import adopt
+
+    model = _built(context, config)
+    height, width = model.spec.preprocess.size
+    shape = (model.spec.network.in_channels, height, width)
+    with tempfile.TemporaryDirectory(dir=context.folder) as folder:
+        adopt(path, shape, Path(folder, "graph.onnx"))
+    return model
 
 
 def _built(context: StageContext, config: TeacherConfig) -> Model:

@@ -141,7 +141,7 @@ class Store:
     ) -> Artifact:
         manifest = Manifest(kind=kind, facts=dict(facts), files=of_files(folder, list(files)))
         destination = self.object_folder(manifest.digest)
-        if (destination / MANIFEST).is_file():
+        if _is_whole(destination):
             return Artifact.read(destination)
         temporary = destination.with_name(f".{manifest.digest[:16]}.{uuid.uuid4().hex[:8]}.tmp")
         try:
@@ -155,6 +155,15 @@ class Store:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return Artifact.read(destination)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether an artifact is there as it was made; a damaged one is replaced by its equal."""
+    try:
+        Artifact.read(folder).verify()
+    except StoreError:
+        return False
+    return True
 
 
 def _publish(temporary: Path, destination: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from edgekd.core.artifact import Artifact
 from edgekd.core.run_record import RunRecord
 from edgekd.store.store import Store
 from edgekd.store.upkeep import collect, garbage, sizes
@@ -21,6 +23,12 @@ def root(tiny_run: TinyRun, tmp_path: Path) -> Path:
     """A copy of the tiny run's folder."""
     shutil.copytree(tiny_run.root, tmp_path / "copy", symlinks=True)
     return tmp_path / "copy"
+
+
+def age(folder: Path) -> None:
+    """Yesterday's: what is new may be about to be used, so `gc` leaves it alone."""
+    for path in folder.iterdir():
+        os.utime(path, times=(path.stat().st_atime, path.stat().st_mtime - 86_400))
 
 
 def statuses(root: Path) -> dict[str, str]:
@@ -41,6 +49,7 @@ def test_gc_keeps_all_that_a_finished_run_needs(root: Path) -> None:
     (store.root / "cache" / "teacher").mkdir()
     (store.root / "cache" / "teacher" / "logits.npy").write_bytes(bytes(100))
     (store.root / "objects" / ".cut-short.tmp").mkdir()
+    age(store.root / "objects")
     before = {path.name for path in (store.root / "objects").iterdir()} - {".cut-short.tmp"}
     told = edgekd("store", "gc", "--dry-run", cwd=root)
     assert "would free" in told.out
@@ -56,6 +65,7 @@ def test_gc_without_the_runs_forgets_their_artifacts(root: Path) -> None:
     store = Store(root / ".edgekd")
     shutil.rmtree(store.root / "runs" / "tiny")
     assert not garbage(store).paths
+    age(store.root / "objects")
     collect(store, forget_keys=True)
     assert [*(store.root / "objects").iterdir()] == []
     assert [*(store.root / "keys").iterdir()] == []
@@ -95,11 +105,26 @@ def test_importing_twice_changes_nothing(root: Path, tmp_path: Path) -> None:
     assert sorted(str(path) for path in (root / ".edgekd").rglob("*")) == before
 
 
-def test_a_damaged_artifact_is_told_and_fresh_makes_it_again(root: Path) -> None:
+def test_a_damaged_artifact_is_told_with_the_way_to_make_it_again(root: Path) -> None:
     store = Store(root / ".edgekd")
     (path,) = (store.root / "runs" / "tiny").glob("*/steps/*-student")
     (path.resolve() / "spec.json").write_text("{}")
     done = edgekd("run", "tiny.yaml", "--threads", "1", "--until", "student", cwd=root)
     assert done.code == 5, done.err
     assert "does not match its digest" in done.err
+    assert "--fresh" in done.err
     assert "Traceback" not in done.err
+
+
+def test_making_a_damaged_artifact_again_repairs_it(root: Path) -> None:
+    store = Store(root / ".edgekd")
+    (path,) = (store.root / "runs" / "tiny").glob("*/steps/*-student")
+    artifact = Artifact.read(path.resolve())
+    whole = (artifact.folder / "spec.json").read_bytes()
+    (artifact.folder / "spec.json").write_text("{}")
+    work = store.work_folder("again")
+    (work / "spec.json").write_bytes(whole)
+    facts = {"kind": artifact.kind, "facts": artifact.facts, "files": ["spec.json"]}
+    made = store.commit("again", folder=work, ingredients={}, **facts)
+    made.verify()
+    assert made.digest == artifact.digest
