@@ -13,7 +13,7 @@ from typing import Any
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # Threads that wait without spinning: with another process on the same cores, a training step of ResNet-20
-# took 0.83 s spinning and 0.09 s so (two threads, two busy cores; docs/decisions/0013).
+# took 0.83 s spinning and 0.09 s so (two threads, two busy cores; docs/decisions/0014).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import typer

@@ -7,6 +7,7 @@
       measurements.jsonl   the final session, one Measurement a line
       verdict.json         the gate's Verdict
       steps/NN-name        link to the step's artifact in the store
+      evalsets/DIGEST      link to an evaluation set in the store
       session/             what the final session leaves: <target>/<row>.logits.npy (float32 [N, C]),
                            <target>/latency.json (raw samples by process and row)
       report/              report.html, report.json, report.md, junit.xml

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -132,14 +131,16 @@ class _Run:
                     model_step=planned.model_step,
                     graph_step=planned.graph_step,
                     precision=graph.facts["precision"],
-                    evalset=os.path.relpath(self._evalset(graph, around).folder, self.folder.path),
+                    evalset=self._evalset(graph, around),
                     probe=planned.probe,
                 )
             )
         return tuple(rows)
 
-    def _evalset(self, graph: Artifact, around: Surroundings) -> Artifact:
-        return around.data.evalset(Preprocess.model_validate(graph.facts["preprocess"]), "test")
+    def _evalset(self, graph: Artifact, around: Surroundings) -> str:
+        """Where, below the run's folder, the graph's test images are."""
+        artifact = around.data.evalset(Preprocess.model_validate(graph.facts["preprocess"]), "test")
+        return self.folder.link_evalset(artifact.folder).relative_to(self.folder.path).as_posix()
 
     def _do(self, number: int, step: PlannedStep, around: Surroundings) -> None:
         inputs = {

@@ -38,7 +38,14 @@ class RunFolder:
 
     def link_step(self, number: int, name: str, object_folder: Path) -> Path:
         """Point `steps/NN-name` at an artifact; returns the link."""
-        link = self.path / "steps" / f"{number:02d}-{name}"
+        return self._link(self.path / "steps" / f"{number:02d}-{name}", object_folder)
+
+    def link_evalset(self, object_folder: Path) -> Path:
+        """Point `evalsets/<digest>` at an evaluation set; returns the link."""
+        return self._link(self.path / "evalsets" / object_folder.name[:16], object_folder)
+
+    def _link(self, link: Path, object_folder: Path) -> Path:
+        link.parent.mkdir(exist_ok=True)
         target = Path(os.path.relpath(object_folder, link.parent))
         if link.is_symlink() and link.readlink() == target:
             return link

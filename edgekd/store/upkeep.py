@@ -130,7 +130,7 @@ def _used_digests(store: Store) -> set[str]:
 
 
 def _run_digests(store: Store) -> set[str]:
-    links = (store.root / "runs").glob("*/*/steps/*")
+    links = [*(store.root / "runs").glob("*/*/steps/*"), *(store.root / "runs").glob("*/*/evalsets/*")]
     return {link.resolve().name for link in links if (link / MANIFEST).is_file()}
 
 

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from edgekd.backends.catalogue import BACKENDS
+from edgekd.backends.profile import PROFILES
 from edgekd.core.errors import MissingDependencyError
 from edgekd.core.registry import Entry, Registry
 from edgekd.data.catalogue import SOURCES
 from edgekd.distill.catalogue import METHODS
 from edgekd.networks.names import NETWORKS
+from edgekd.networks.transforms import TRANSFORMS
 from edgekd.search.spaces import SPACES
 from edgekd.search.strategy import STRATEGIES
 from edgekd.stages.catalogue import STAGES
@@ -28,6 +30,8 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     STRATEGIES,
     STAGES,
     TARGET_KINDS,
+    TRANSFORMS,
+    PROFILES,
 )
 ENTRIES = [(registry, entry) for registry in REGISTRIES for entry in registry]
 
