@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from edgekd.core.seed import derive
 from edgekd.data.batch import Batch
 from edgekd.networks.initialize import init_weights
-from edgekd.train.ema import Ema
 from edgekd.train.loop import fit
 from edgekd.train.optimizer import OptimizerConfig, make_optimizer, set_learning_rate
 from edgekd.train.record import FitResult
@@ -63,7 +62,6 @@ class PlainTraining:
         self.config = OptimizerConfig(learning_rate=learning_rate)
         self.schedule = ScheduleConfig(warmup=0.2)
         self.optimizer = make_optimizer(self.config, self.module.parameters())
-        self.ema = Ema(self.module, 0.9)
         self.best: dict[str, Tensor] = {}
         self.data = NoisyLoader(seed)
 
@@ -75,7 +73,6 @@ class PlainTraining:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        self.ema.update()
         return {"task": loss.item(), "learning_rate": rate}
 
     def end_epoch(self, position: Position) -> None:
@@ -83,30 +80,28 @@ class PlainTraining:
 
     def evaluate(self) -> float:
         self.module.eval()
-        with torch.no_grad(), self.ema.applied():
+        with torch.no_grad():
             hits = self.module(self.data.images).argmax(1) == self.data.labels
         return float(hits.float().mean())
 
     def keep(self) -> None:
-        self.best = {key: value.clone() for key, value in self.ema.average().items()}
+        self.best = {key: value.clone() for key, value in self.module.state_dict().items()}
 
     def state(self) -> dict[str, Any]:
         return {
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema.state(),
             "best": self.best,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.ema.load_state(state["ema"])
         self.best = {key: value.clone() for key, value in state["best"].items()}
 
     def weights(self) -> bytes:
         """Everything that training changes, as bytes."""
-        tensors = [*self.module.state_dict().values(), *self.ema.average().values(), *self.best.values()]
+        tensors = [*self.module.state_dict().values(), *self.best.values()]
         return b"".join(t.detach().contiguous().numpy().tobytes() for t in tensors)
 
 
