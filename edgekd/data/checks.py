@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,7 @@ _LISTED = 10
 def check(dataset: Dataset, where: str) -> Dataset:
     """The data set with the notes that follow from its numbers.
 
-    Raises `DataError` for fewer than two classes, an empty split, labels out of range, a class that train
+    Raises `DataError` for fewer than two classes, a class name that is not one line or stands twice, an empty split, labels out of range, a class that train
     does not hold, or images that are neither gray nor RGB or of an absurd size.
     """
     if len(dataset.classes) < 2:
@@ -25,12 +26,24 @@ def check(dataset: Dataset, where: str) -> Dataset:
             f"found {len(dataset.classes)} class ({_names(dataset.classes)}); at least two are needed",
             where=where,
         )
+    _check_names(dataset.classes, where)
     splits = (dataset.train, dataset.val, dataset.calibration, dataset.test)
     for split in splits:
         _check_split(split, dataset, where)
     _check_classes_in_train(dataset, where)
     notes = [_note_imbalance(dataset), *(_note_absent(s, dataset) for s in (dataset.val, dataset.test))]
     return replace(dataset, notes=(*dataset.notes, *(note for note in notes if note)))
+
+
+def _check_names(classes: tuple[str, ...], where: str) -> None:
+    """A bundle's labels.txt has one name a line, and a terminal shows them."""
+    for name in classes:
+        if name.splitlines() != [name] or any(unicodedata.category(c) == "Cc" for c in name):
+            raise DataError(
+                f"{name!r} cannot be the name of a class: it is not one line of text", where=where
+            )
+        if classes.count(name) > 1:
+            raise DataError(f"two classes are called `{name}`", where=where)
 
 
 def check_labels(labels: np.ndarray[tuple[int], np.dtype[np.int64]], num_classes: int, where: str) -> None:

@@ -17,6 +17,7 @@ from edgekd.distill.context import Live, OutputCache, Progress
 from edgekd.distill.participant import Participant
 from edgekd.distill.program import Phase, Program
 from edgekd.distill.update import Rules, Update, hook_scope
+from edgekd.train.record import LEARNING_RATE
 from edgekd.train.seeding import seed_step
 from edgekd.train.trainable import Position
 
@@ -71,6 +72,8 @@ class Engine:
     def step(self, batch: Batch, position: Position) -> dict[str, float]:
         """One batch through all turns of the phase: unweighted value of every term, and weighted `total`.
 
+        Beside them stands the `learning_rate` of the last turn.
+
         Raises `DivergedError` naming step and term before any weight of that turn has changed.
         """
         self._enter(self._phase_at(position.fraction))
@@ -86,7 +89,7 @@ class Engine:
                 values |= new | {"total": values.get("total", 0.0) + new["total"]}
         for hook in self.phase.hooks:
             hook.after_step(hook_scope(hook, self._live, self._progress))
-        return values
+        return values | {LEARNING_RATE: self._updates[-1].learning_rate}
 
     def end_epoch(self, position: Position) -> None:
         for hook in self.phase.hooks:

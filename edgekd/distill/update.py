@@ -105,6 +105,11 @@ class Update:
         values = {name: float(value.detach()) for name, (_, value) in terms.items()}
         return values | {"total": float(total.detach())}
 
+    @property
+    def learning_rate(self) -> float:
+        """Of the last update."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
     def _value(self, term: Term, context: Context) -> tuple[float, Tensor]:
         value = term.compute(TermContext(context, term))
         number = float(value.detach())

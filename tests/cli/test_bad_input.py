@@ -296,7 +296,19 @@ def _huge_npz(root: Path) -> str:
     return "source: arrays, file: d.npz"
 
 
+def _two_lines(root: Path) -> str:
+    arrays(root / "d.npz", classes=np.array(["cat", "dog\nbird", "cow"]))
+    return "source: arrays, file: d.npz"
+
+
+def _twice(root: Path) -> str:
+    arrays(root / "d.npz", classes=np.array(["cat", "dog", "cat"]))
+    return "source: arrays, file: d.npz"
+
+
 DATA = {
+    "a class name of two lines": (_two_lines, "not one line"),
+    "a class named twice": (_twice, "two classes are called"),
     "a missing folder": (lambda root: "source: image_folder, root: nowhere", "does not exist"),
     "a missing file": (lambda root: "source: arrays, file: no.npz", "does not exist"),
     "an empty folder": (_empty_folder, "photos"),

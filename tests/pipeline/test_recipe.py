@@ -65,7 +65,7 @@ def test_all_problems_are_told_at_once_each_with_file_line_and_path(tmp_path: Pa
         (("distill: {method: kd,", "distil: {method: kd,"), "close names: distill"),
         (("method: kd, epochs: 2", "method: kdd, epochs: 2"), "close names: kd"),
         (("epochs: 2", "epochs: two"), "steps[2].distill.epochs"),
-        (("network: resnet_cifar, args: {depth: 8}}", "network: a, torchvision: b}"), "one of"),
+        (("network: resnet_cifar, args: {depth: 8}}", "network: wrn, torchvision: b}"), "one of"),
         (("  - student: {network: resnet_cifar, args: {depth: 8, width: 0.5}}\n", ""), "needs `student`"),
         (("  - export: {}\n", ""), "nothing is exported"),
         (("- quantize: {method: kd", "- quantize: {when: sometimes, method: kd"), "ptq_drop > 0.3pt"),
