@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -90,6 +91,8 @@ app.add_typer(store.app, name="store", rich_help_panel="About")
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit the process."""
     signal.signal(signal.SIGTERM, _on_terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without Unicode shows `?`, and no error
+        sys.stdout.reconfigure(errors="replace")
     sys.exit(exit_code_of(list(sys.argv[1:] if argv is None else argv)))
 
 

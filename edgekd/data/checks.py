@@ -18,8 +18,9 @@ _LISTED = 10
 def check(dataset: Dataset, where: str) -> Dataset:
     """The data set with the notes that follow from its numbers.
 
-    Raises `DataError` for fewer than two classes, a class name that is not one line or stands twice, an empty split, labels out of range, a class that train
-    does not hold, or images that are neither gray nor RGB or of an absurd size.
+    Raises `DataError` for fewer than two classes, a class name that is not one line or stands twice, an empty
+    split, labels out of range, a class that train does not hold, or images that are neither gray nor RGB or
+    of an absurd size.
     """
     if len(dataset.classes) < 2:
         raise DataError(

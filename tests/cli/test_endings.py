@@ -281,3 +281,13 @@ def test_5_on_a_read_only_disk(tmp_path: Path) -> None:
     assert done.returncode == 5, done.stderr
     assert "Read-only file system" in done.stderr
     _clear(done)
+
+
+# --- the terminal -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["show", "small"], ["report", "small", "--out", "out"]])
+def test_a_terminal_without_unicode_is_no_error(measured: Path, arguments: list[str]) -> None:
+    done = edgekd(*arguments, folder=measured, PYTHONIOENCODING="ascii", LC_ALL="C")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
