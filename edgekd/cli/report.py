@@ -14,7 +14,10 @@ def command(
     run: RunArgument = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to; default: report/ in the run.")] = None,
     formats: Annotated[
-        list[str] | None, typer.Option("--format", help="html, json, md or junit; repeatable; default all.")
+        list[str] | None,
+        typer.Option(
+            "--format", help="html, json, md, junit or summary; repeatable; default: the first four."
+        ),
     ] = None,
     redact: Annotated[
         bool, typer.Option("--redact", help="Leave out host and user names, paths and remotes.")
@@ -23,10 +26,10 @@ def command(
 ) -> None:
     """Write the report of a run: one self-contained HTML file, JSON, Markdown and JUnit. Needs no torch."""
     from edgekd.pipeline.run_folder import find_run
-    from edgekd.report.render import FORMATS, render
+    from edgekd.report.render import DEFAULT_FORMATS, FORMATS, render
     from edgekd.store.store import Store
 
-    wanted = tuple(formats or FORMATS)
+    wanted = tuple(formats or DEFAULT_FORMATS)
     for name in wanted:
         if name not in FORMATS:
             raise typer.BadParameter(f"`{name}` is not a format; choices: {', '.join(FORMATS)}")

@@ -126,7 +126,7 @@ class _Run:
             rows.append(
                 Row(
                     name=planned.name,
-                    title=planned.title,
+                    title=self.artifacts[planned.model_step].facts.get("row_title", planned.title),
                     role="control" if planned.control else "stage",
                     model_step=planned.model_step,
                     graph_step=planned.graph_step,

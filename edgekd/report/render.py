@@ -20,11 +20,13 @@ FORMATS = {
     "summary": "summary.md",
 }
 
+DEFAULT_FORMATS = ("html", "json", "md", "junit")
+
 
 def render(
     run_folder: Path,
     out: Path | None = None,
-    formats: Sequence[str] = ("html", "json", "md", "junit"),
+    formats: Sequence[str] = DEFAULT_FORMATS,
     redact: bool = False,
 ) -> dict[str, Path]:
     """Write the reports of a run or bundle into `out` (by default its own `report/`); format -> file.

@@ -72,7 +72,14 @@ def run(context: StageContext, config: QuantizeConfig, inputs: Inputs) -> Produc
     if decided["trained"] and config.keep == "best":
         model = _better(context, decided, model, lambda: calibrated(context, original, settings))
     return save_scored(
-        context, model, {"history": history, "num_epochs": len(history), **decided, **_facts(settings, model)}
+        context,
+        model,
+        {
+            "history": history,
+            "num_epochs": len(history),
+            **decided,
+            **_facts(settings, model, config.epochs > 0 and not decided["trained"]),
+        },
     )
 
 
@@ -125,7 +132,8 @@ def _train(
     )
 
 
-def _facts(settings: QuantSettings, model: Model) -> dict[str, Any]:
+def _facts(settings: QuantSettings, model: Model, left_out: bool) -> dict[str, Any]:
+    """`row_title` keeps the waterfall from claiming a training that there was not."""
     from edgekd.quant.prepare import int8_kernels
     from edgekd.quant.quantized_module import QuantizedModule
 
@@ -133,6 +141,7 @@ def _facts(settings: QuantSettings, model: Model) -> dict[str, Any]:
     return {
         "profile": settings.profile,
         "weight_bits": settings.weight_bits,
+        **({"row_title": "INT8, calibrated"} if left_out else {}),
         "int8_kernels": int8_kernels(model.module),
     }
 
