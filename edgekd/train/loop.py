@@ -15,7 +15,7 @@ from edgekd.data.batch import Batch
 from edgekd.train.checkpoint import Checkpoints
 from edgekd.train.interruption import Interruption
 from edgekd.train.pace import epochs_within
-from edgekd.train.record import FitResult, Record
+from edgekd.train.record import LEARNING_RATE, FitResult, Record
 from edgekd.train.seeding import seed_step
 from edgekd.train.trainable import BatchLoader, Position, Trainable
 
@@ -191,7 +191,8 @@ class _Run:
             return
         self.told_at = now
         epoch = (self.record.step - 1) // len(self.loader) + 1
-        terms = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        told = {name: value for name, value in values.items() if name != LEARNING_RATE}
+        terms = ", ".join(f"{name} {value:.4g}" for name, value in told.items())
         text = f"epoch {epoch}/{self.num_epochs}: {terms}"
         self.emit({"event": "progress", "done": self.record.step, "total": self.num_steps, "text": text})
 
