@@ -18,6 +18,12 @@ class Source(Config):
         description="Number of training images that calibration sees (all of them if there are fewer).",
     )
 
+    split_seed: int = Field(
+        0,
+        description="Seed of the splits. Apart from the recipe's seed: under another training seed a teacher "
+        "must not meet the images it learned from in test.",
+    )
+
     def open(self, seed: int) -> Dataset:
         """The data set; the same seed gives the same splits."""
         raise NotImplementedError

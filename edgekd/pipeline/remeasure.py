@@ -170,7 +170,7 @@ def _evaluation_set(given: str, bundle: Bundle, folder: Path) -> Path:
 
 def _written(recipe_file: str, bundle: Bundle, folder: Path) -> Path:
     recipe = load_recipe(recipe_file)
-    dataset = recipe.source.open(recipe.seed)
+    dataset = recipe.source.open(recipe.source.split_seed)
     if dataset.classes != bundle.manifest.labels:
         raise DataError(
             f"the data's {len(dataset.classes)} classes are not the bundle's {len(bundle.manifest.labels)}, "

@@ -49,7 +49,7 @@ class Surroundings:
 def look_around(plan: Plan, store: Store, settings: Settings) -> Surroundings:
     """Open the data and ask the targets for their facts. Raises `DataError` and `TargetError`."""
     recipe = plan.recipe
-    data = Data(recipe.source.open(recipe.seed), recipe.source, store)
+    data = Data(recipe.source.open(recipe.source.split_seed), recipe.source, store)
     facts = {target.name: device_facts(target) for target in recipe.targets}
     policy_limits = limits(recipe.gate, [target.name for target in recipe.targets])
     for_keys = {

@@ -10,7 +10,7 @@ import torch
 import torchvision  # noqa: F401 - here, because importing it sets TORCHINDUCTOR_CACHE_DIR
 import yaml
 
-from edgekd.core.errors import ModelError, RecipeError, UsageError
+from edgekd.core.errors import DataError, ModelError, RecipeError, UsageError
 from edgekd.core.preprocess import Preprocess
 from edgekd.core.spec import ModelSpec, NetworkSpec
 from edgekd.networks.catalogue import build
@@ -194,8 +194,9 @@ def test_a_recipe_that_does_not_validate_is_not_written_and_names_its_file(tmp_p
 def test_class_names_cannot_break_out_of_a_comment(tmp_path: Path) -> None:
     data = _arrays(tmp_path, ("a\nseed: 7", "b", "c", "d"))
     recipe = tmp_path / "first.yaml"
-    write_first_recipe(recipe, data, None, None, ["local"])
-    assert "seed" not in yaml.safe_load(recipe.read_text())
+    with pytest.raises(DataError, match="cannot be the name of a class"):
+        write_first_recipe(recipe, data, None, None, ["local"])
+    assert not recipe.exists()
 
 
 @pytest.mark.parametrize(
