@@ -119,12 +119,13 @@ def test_gate_writes_junit_and_appends_a_summary(tiny_run: TinyRun, tmp_path: Pa
     assert "tiny" in summary.read_text()
 
 
-def test_another_seed_is_another_run_with_other_weights(tiny_run: TinyRun) -> None:
+def test_another_seed_is_another_run_with_other_weights(tiny_run: TinyRun, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY)
     arguments = ["run", "tiny.yaml", "--threads", "1", "--until", "teacher", "--set", "seed=1", "--json"]
-    done = edgekd(*arguments, cwd=tiny_run.root)
+    done = edgekd(*arguments, cwd=tmp_path)
     assert done.code == 0, done.err
-    other = Path(tiny_run.root, json.loads(done.out)["run"])
-    assert other != tiny_run.folder
+    other = Path(tmp_path, json.loads(done.out)["run"])
+    assert other.name != tiny_run.folder.name
     assert digests(other)["teacher"] != digests(tiny_run.folder)["teacher"]
 
 
