@@ -34,7 +34,7 @@ def command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the verdict.")] = False,
     json_: JsonOption = False,
 ) -> int:
-    """Run a recipe: train, select, distil, quantize, export, measure, judge, report.
+    """Run a recipe: train, select, distill, quantize, export, measure, judge, report.
 
     Finished steps are taken from the store. Interrupted (Ctrl-C, kill, --max-time), the same command
     continues where it was. The exit code is the gate's verdict: 0 pass, 1 fail, 3 inconclusive.

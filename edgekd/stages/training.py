@@ -103,7 +103,7 @@ def _loader(context: StageContext, config: TrainingConfig, views: tuple[str, ...
         dataset.train,
         image_size=dataset.image_size,
         channels=dataset.channels,
-        batch_size=min(config.batch_size, len(dataset.train)),
+        batch_size=config.batch_of(len(dataset.train)),
         seed=context.seed,
         augment=augment,
         views=views,

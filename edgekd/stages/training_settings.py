@@ -14,6 +14,9 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h)")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
+LARGEST_BATCH, SMALLEST_BATCH, LEAST_UPDATES = 128, 16, 30
+
+
 def seconds(text: str) -> float:
     """`90s`, `20m` or `1.5h` in seconds; raises `ValueError` for anything else."""
     match = _DURATION.fullmatch(text.strip())
@@ -37,7 +40,12 @@ class TrainingConfig(StageConfig):
     time: Annotated[Duration | None, Field(description="train this long instead of `epochs`, as `20m`")] = (
         None
     )
-    batch_size: Annotated[int, Field(ge=2, le=4096, description="images in one update")] = 128
+    batch_size: Annotated[
+        int | None,
+        Field(
+            ge=2, le=4096, description="images in one update; default 128, fewer where there are few images"
+        ),
+    ] = None
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd (Nesterov) or adamw")
     learning_rate: Annotated[
         float | None, Field(gt=0, description="peak; default 0.1 (sgd), 1e-3 (adamw)")
@@ -57,6 +65,12 @@ class TrainingConfig(StageConfig):
     @property
     def time_s(self) -> float | None:
         return seconds(self.time) if self.time is not None else None
+
+    def batch_of(self, num_images: int) -> int:
+        """Images in one update: what the recipe says, else 128 or as many as leave 30 updates an epoch."""
+        if self.batch_size is not None:
+            return min(self.batch_size, num_images)
+        return max(SMALLEST_BATCH, min(LARGEST_BATCH, num_images // LEAST_UPDATES))
 
     @property
     def peak_learning_rate(self) -> float:

@@ -38,7 +38,7 @@ def test_a_good_recipe_is_resolved_with_every_default_written_out(tmp_path: Path
     recipe = load_recipe(write(tmp_path, GOOD))
     assert recipe.name == "r"
     assert [step.name for step in recipe.steps] == ["teacher", "student", "distill", "quantize", "export"]
-    assert recipe.resolved["steps"][2]["distill"]["batch_size"] == 128
+    assert recipe.resolved["steps"][2]["distill"]["optimizer"] == "sgd"
     assert recipe.resolved["seed"] == 0
 
 
