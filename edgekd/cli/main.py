@@ -62,7 +62,7 @@ _received: list[int] = []
 
 app = typer.Typer(
     name="edgekd",
-    help="From a trained network to an edge device: distill, quantize, export, measure and judge the artifact."
+    help="A trained network to an edge device: distill, quantize, export, measure and judge the artifact."
     "\n\nStart with: edgekd run quickstart",
     epilog=EXIT_CODES,
     no_args_is_help=True,
