@@ -27,6 +27,7 @@ DRIFT_MAX = 1.05
 STEAL_MAX = 0.02
 CLOCK_CHANGE_MAX = 0.05
 HALF_WIDTH_MAX = 0.03
+HALF_WIDTH_SHARE = 0.10
 LEAST_SPEEDUP = 0.01
 """Differences below it are not claimed."""
 _STEAL = 7
@@ -80,11 +81,21 @@ def speedup(processes: Sequence[Process], name: str, against: str, protocol: Pro
         detail["half_width"] = half_width
         detail["faster"] = interval.low > 1 and value >= 1 + LEAST_SPEEDUP
         detail["slower"] = interval.high < 1 and value <= 1 - LEAST_SPEEDUP
-        if half_width > HALF_WIDTH_MAX:
-            problems.append(f"noise: the ratio's interval is +-{half_width:.1%}, over {HALF_WIDTH_MAX:.0%}")
+        widest = widest_half_width(value)
+        if half_width > widest:
+            problems.append(f"noise: the ratio's interval is +-{half_width:.1%}, over {widest:.1%}")
     for key, fraction in (("p50_ratio", 0.5), ("p90_ratio", 0.9)):
         detail[key] = _percentile_ratio(processes, name, against, fraction)
     return Estimate(value, interval, len(processes), detail, tuple(problems))
+
+
+def widest_half_width(ratio: float) -> float:
+    """How wide a ratio's interval may be, relative to it: 3 %, or 10 % of its distance from 1 (a logarithm).
+
+    A ratio of 1.1 needs +-3 % to mean anything; one of 3.5 moves by more than that between two states of a
+    shared host and is no less a speed-up (docs/decisions/0016).
+    """
+    return max(HALF_WIDTH_MAX, HALF_WIDTH_SHARE * abs(math.log(ratio)))
 
 
 def describe(processes: Sequence[Process], name: str) -> dict[str, Any]:

@@ -191,3 +191,12 @@ def test_a_warm_up_that_did_not_settle_is_noted_but_valid() -> None:
     found = latency.p50(processes, "a", RAPID)
     assert found.problems == ()
     assert found.notes == ("warm-up had not settled in 1 of 5 processes",)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "widest"), [(1.0, 0.03), (1.1, 0.03), (1.3, 0.03), (2.0, 0.0693), (3.5, 0.1253), (0.5, 0.0693)]
+)
+def test_a_ratio_may_be_as_uncertain_as_three_percent_or_a_tenth_of_its_distance_from_one(
+    ratio: float, widest: float
+) -> None:
+    assert latency.widest_half_width(ratio) == pytest.approx(widest, abs=1e-4)
