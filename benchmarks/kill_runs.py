@@ -35,10 +35,10 @@ teacher: {network: resnet_cifar, args: {depth: 8}, batch_size: 32}
 gate: {size: 200KB}
 measure: {protocol: smoke}
 steps:
-  - teacher: {epochs: 6}
+  - teacher: {epochs: 3}
   - student: {network: resnet_cifar, args: {depth: 8, width: 0.5}}
-  - distill: {method: kd, epochs: 8, batch_size: 32}
-  - quantize: {method: kd, epochs: 3, batch_size: 32}
+  - distill: {method: kd, epochs: 4, batch_size: 32}
+  - quantize: {method: kd, epochs: 2, batch_size: 32}
   - export: {}
 """
 COMMAND = [sys.executable, "-m", "edgekd", "run", "kill.yaml", "--threads", "1"]
