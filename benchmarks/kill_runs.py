@@ -41,6 +41,8 @@ steps:
   - quantize: {method: kd, epochs: 2, batch_size: 32}
   - export: {}
 """
+START_UP = 0.2
+"""Share of a run that goes by before its first step; a kill there has nothing to lose."""
 COMMAND = [sys.executable, "-m", "edgekd", "run", "kill.yaml", "--threads", "1"]
 
 
@@ -82,7 +84,7 @@ def outcome(root: Path) -> dict[str, Any]:
 
 
 def one_kill(number: int, reference: dict[str, Any], seconds: float) -> dict[str, Any]:
-    instant = random.Random(f"kill-{number}").uniform(2.0, seconds)
+    instant = random.Random(f"kill-{number}").uniform(START_UP * seconds, seconds)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "kill.yaml").write_text(RECIPE)
