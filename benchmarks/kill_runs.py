@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -91,7 +89,7 @@ def one_kill(number: int, reference: dict[str, Any], seconds: float) -> dict[str
         process = subprocess.Popen(COMMAND, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(instant)
         alive = process.poll() is None
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
         inside, free = state_of(root)
         again, _ = run_whole(root)
