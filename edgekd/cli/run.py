@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 import typer
@@ -79,15 +78,13 @@ def command(
     return outcome.exit_code
 
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h)")
-_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
-
-
 def parse_duration(text: str | None) -> float | None:
     """`50m` as seconds; None stays None. Raises `typer.BadParameter` for anything else."""
     if text is None:
         return None
-    match = _DURATION.fullmatch(text.strip())
-    if match is None:
-        raise typer.BadParameter("write a number with s, m or h, as `50m`", param_hint="--max-time")
-    return float(match[1]) * _SECONDS[match[2]]
+    from edgekd.stages.training_settings import seconds
+
+    try:
+        return seconds(text)
+    except ValueError:
+        raise typer.BadParameter("write a number with s, m or h, as `50m`", param_hint="--max-time") from None
