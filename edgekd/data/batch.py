@@ -11,9 +11,11 @@ from torch import Tensor
 class Batch:
     """`views["x"]` is float32 `[B, C, H, W]` in [0, 1] at the data's resolution, not normalized.
 
-    labels: int64 `[B]`; indices: int64 `[B]`, positions in the split.
+    labels: int64 `[B]`; indices: int64 `[B]`, positions in the split. `variant` numbers the augmentation
+    where a loader repeats a fixed number of them, so (index, view, variant) names an image for good.
     """
 
     views: dict[str, Tensor]
     labels: Tensor
     indices: Tensor
+    variant: int | None = None

@@ -15,6 +15,8 @@ class Card(Config):
 
     `zero_at_match`: the term is 0 when the student's outputs equal the teacher's. `permutation_invariant`:
     the order of the samples in a batch does not change it. `composable`: may stand beside other methods.
+    `num_teachers`: the fewest it works with. `may_rise`: names of terms that need not fall in training (what
+    an adversary answers to, an entropy that is maximized).
     """
 
     name: str
@@ -30,3 +32,5 @@ class Card(Config):
     zero_at_match: bool = True
     permutation_invariant: bool = True
     composable: bool = True
+    num_teachers: int = 1
+    may_rise: tuple[str, ...] = ()

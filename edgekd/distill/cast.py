@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 
 from edgekd.core.errors import UsageError
 from edgekd.core.seed import derive
+from edgekd.core.spec import NetworkSpec
 from edgekd.distill.participant import Participant
 from edgekd.distill.program import (
     LOGITS,
+    Architecture,
     Built,
     CopyOf,
     Derived,
@@ -23,7 +26,9 @@ from edgekd.distill.program import (
     Program,
     Shapes,
 )
+from edgekd.networks.catalogue import build
 from edgekd.networks.initialize import init_weights
+from edgekd.networks.tap import taps_of
 
 ImageShape = tuple[int, int, int]
 """(C, H, W) of the batches."""
@@ -47,14 +52,14 @@ def assemble(program: Program, given: Mapping[str, Participant], image_shape: Im
     roles: dict[str, Participant] = {}
     networks = [name for name in program.roles if program.takes_images(name)]
     for name in networks:
-        _play(program, given, name, roles, seed)
+        _play(program, given, name, roles, seed, image_shape)
     shapes = tap_shapes(roles, image_shape)
     device = roles[networks[0]].device
     for name, origin in program.roles.items():
         if isinstance(origin, Built):
             roles[name] = Participant(_built(origin.builder, shapes, derive(seed, "role", name), device))
     for name in program.roles:
-        _play(program, given, name, roles, seed)
+        _play(program, given, name, roles, seed, image_shape)
     return Cast(roles, _adapters(program, shapes, seed, device), _trainable(roles))
 
 
@@ -66,7 +71,12 @@ def _trainable(roles: Mapping[str, Participant]) -> dict[str, frozenset[str]]:
 
 
 def _play(
-    program: Program, given: Mapping[str, Participant], name: str, roles: dict[str, Participant], seed: int
+    program: Program,
+    given: Mapping[str, Participant],
+    name: str,
+    roles: dict[str, Participant],
+    seed: int,
+    image_shape: ImageShape,
 ) -> None:
     if name in roles:
         return
@@ -74,19 +84,36 @@ def _play(
         case Given():
             roles[name] = _lookup(given, name)
         case CopyOf(role=other):
-            _play(program, given, other, roles, seed)
+            _play(program, given, other, roles, seed, image_shape)
             roles[name] = roles[other].copy()
         case Fresh(like=other):
-            _play(program, given, other, roles, seed)
+            _play(program, given, other, roles, seed, image_shape)
             roles[name] = roles[other].copy()
             init_weights(roles[name].module, seed, name)
         case Derived(of=other, transform=transform):
-            _play(program, given, other, roles, seed)
+            _play(program, given, other, roles, seed, image_shape)
             with _drawing_from(derive(seed, "role", name)):
                 roles[name] = transform(roles[other].copy())
             roles[name].module.to(roles[other].device)
+        case Architecture() as wanted:
+            model_for = _lookup(given, program.deploy.network)
+            roles[name] = _of_catalogue(wanted, model_for, image_shape)
+            init_weights(roles[name].module, seed, name)
+            roles[name].module.to(model_for.device)
         case Built():
             pass
+
+
+def _of_catalogue(wanted: Architecture, like: Participant, image_shape: ImageShape) -> Participant:
+    """The named network with the input and the classes of `like`. Raises `ModelError` for a wrong name."""
+    with torch.no_grad():
+        num_channels = like.normalize(torch.zeros(1, *image_shape, device=like.device)).shape[1]
+    num_classes = _probe(like, image_shape)[LOGITS].shape[1]
+    spec = NetworkSpec(
+        name=wanted.network, args=dict(wanted.args), num_classes=num_classes, in_channels=num_channels
+    )
+    module = build(spec)
+    return Participant(module, copy.deepcopy(like.normalize), taps_of(module), like.labels)
 
 
 def _lookup(given: Mapping[str, Participant], name: str) -> Participant:

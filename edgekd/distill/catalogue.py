@@ -10,33 +10,37 @@ if TYPE_CHECKING:
     from edgekd.distill.card import Card
     from edgekd.distill.method import AnyMethod
 
+_METHODS: dict[str, dict[str, str]] = {
+    "response": {
+        "none": "labels only: the control, and how teachers are trained",
+        "kd": "softened class probabilities of one or more teachers (Hinton 2015); start here",
+    },
+    "feature": {
+        "at": "spatial attention maps of the stages (Zagoruyko & Komodakis 2017)",
+        "fitnets": "a phase of feature regression at a middle stage, then kd (Romero 2015)",
+    },
+    "relation": {},
+    "peers": {},
+    "branched": {},
+    "chain": {},
+    "adversarial": {},
+    "synthetic": {},
+}
+"""Folder of `methods/` (by the shape of the code) -> method -> what it does, in one line."""
+
+
+def _entry(folder: str, name: str, summary: str) -> Entry:
+    """The method lives in `methods/<folder>/<name>.py`, with underscores for hyphens."""
+    target = f"edgekd.distill.methods.{folder}.{name.replace('-', '_')}:METHOD"
+    return Entry(name, target, summary, extra="train")
+
+
 METHODS: Registry[AnyMethod] = Registry(
     "method",
     [
-        Entry(
-            "none",
-            "edgekd.distill.methods.response.none:METHOD",
-            "labels only: the control, and how teachers are trained",
-            extra="train",
-        ),
-        Entry(
-            "kd",
-            "edgekd.distill.methods.response.kd:METHOD",
-            "softened class probabilities of one or more teachers (Hinton 2015); start here",
-            extra="train",
-        ),
-        Entry(
-            "at",
-            "edgekd.distill.methods.feature.at:METHOD",
-            "spatial attention maps of the stages (Zagoruyko & Komodakis 2017)",
-            extra="train",
-        ),
-        Entry(
-            "fitnets",
-            "edgekd.distill.methods.feature.fitnets:METHOD",
-            "a phase of feature regression at a middle stage, then kd (Romero 2015)",
-            extra="train",
-        ),
+        _entry(folder, name, summary)
+        for folder, methods in _METHODS.items()
+        for name, summary in methods.items()
     ],
     group="edgekd.methods",
 )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from edgekd.core.errors import UsageError
+from edgekd.data.sampling import Sampler
 from edgekd.distill.catalogue import METHODS
 from edgekd.distill.hooks import Ema
 from edgekd.distill.method import Part, Roster, Task
@@ -19,16 +20,18 @@ def build_program(
     num_teachers: int = 0,
     student_taps: Sequence[str] = (),
     teacher_taps: Sequence[Sequence[str]] = (),
+    labels: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Program:
     """The program of the recipe's methods: their terms plus `task_weight` x cross-entropy, added once.
 
-    The taps are names only, one sequence per teacher. Raises `UsageError` naming the method whose need is
-    not met (no teacher, several, no such tap) and for a whole scheme listed beside other methods.
+    The taps are names only, one sequence per teacher; labels: role -> class names. Raises `UsageError`
+    naming the method whose need is not met (no teacher, several, no such tap) and for a whole scheme listed
+    beside other methods.
     """
     roles = teacher_roles(num_teachers)
     taps = dict(zip(roles, map(tuple, teacher_taps), strict=bool(teacher_taps)))
     task = Task(settings.task_weight, settings.label_smoothing)
-    roster = Roster(roles, tuple(student_taps), taps, task)
+    roster = Roster(roles, tuple(student_taps), taps, labels or {}, task)
     built = [_build(use, roster) for use in settings.method]
     if len(built) == 1 and isinstance(built[0], Program):
         return built[0]
@@ -72,7 +75,13 @@ def compose(parts: Sequence[Part], roster: Roster) -> Program:
         hooks=tuple(hook for part in parts for hook in part.hooks),
     )
     phases = (*(phase for part in parts for phase in part.before), main)
-    return Program(_roles(parts, phases), phases)
+    return Program(_roles(parts, phases), phases, sampler=_sampler(parts))
+
+
+def _sampler(parts: Sequence[Part]) -> Sampler:
+    """The one that a part asks for; `shuffled` suits every part."""
+    asked = [part.sampler for part in parts if part.sampler != "shuffled"]
+    return asked[0] if asked else "shuffled"
 
 
 def _roles(parts: Sequence[Part], phases: Sequence[Phase]) -> dict[str, Role]:

@@ -94,6 +94,51 @@ class StaleCopy(Hook):
             scope.roles[self.role].load_state_dict(scope.roles[self.of].state_dict())
 
 
+@dataclass(frozen=True)
+class Snapshot(Hook):
+    """`role` takes the weights of `of` once, at the first step at or after `at` (a fraction of the phase)."""
+
+    role: str
+    of: str
+    at: float
+
+    @property
+    def name(self) -> str:
+        return f"snapshot:{self.role}"
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        return (self.role,)
+
+    def after_step(self, scope: HookScope) -> None:
+        taken = scope.memory.setdefault("taken", torch.zeros((), dtype=torch.int64))
+        if not taken and scope.progress.fraction >= self.at:
+            scope.roles[self.role].load_state_dict(scope.roles[self.of].state_dict())
+            taken += 1
+
+
+@dataclass(frozen=True)
+class BestCopy(Hook):
+    """`role` takes the weights of `of` whenever the deployed network scores its best so far."""
+
+    role: str
+    of: str
+
+    @property
+    def name(self) -> str:
+        return f"best:{self.role}"
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        return (self.role,)
+
+    def after_evaluation(self, scope: HookScope, accuracy: float) -> None:
+        best = scope.memory.setdefault("best", torch.full((), -1.0, dtype=torch.float64))
+        if accuracy > float(best):
+            scope.roles[self.role].load_state_dict(scope.roles[self.of].state_dict())
+            best.fill_(accuracy)
+
+
 @torch.no_grad()
 def follow(average: nn.Module, source: nn.Module, decay: float) -> None:
     """average = decay * average + (1 - decay) * source, in place; integer state is copied."""

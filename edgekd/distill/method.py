@@ -12,6 +12,7 @@ from torch import Tensor
 
 from edgekd.core.config import Config
 from edgekd.core.errors import UsageError
+from edgekd.data.sampling import Sampler
 from edgekd.distill.card import Card
 from edgekd.distill.context import TermContext
 from edgekd.distill.hooks import Hook
@@ -47,6 +48,8 @@ class Roster:
     teacher_roles: tuple[str, ...] = ()
     student_taps: tuple[str, ...] = ()
     teacher_taps: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Role -> class names, where known."""
     task: Task = field(default_factory=Task)
 
     @property
@@ -69,6 +72,16 @@ class Roster:
                 fix="name one in the step's `teachers`",
             )
         return self.teachers[0]
+
+    @property
+    def several_teachers(self) -> tuple[str, ...]:
+        """All teachers; raises `UsageError` for fewer than two."""
+        if len(self.teachers) < 2:
+            raise UsageError(
+                "needs two teachers or more and there is one",
+                fix="name several steps in the step's `teachers`, or use `kd`",
+            )
+        return self.teachers
 
     def pairs(self, wanted: Mapping[str, str] | None) -> TapPairs:
         """`wanted` (student's tap -> teacher's), or the stages of both, matched from the deepest up.
@@ -110,7 +123,7 @@ class Part:
 
     terms join the student's turn. turns (a discriminator's) come before it in the main phase. before:
     phases that precede it (`share` counts against 1.0 for the main phase). task_weight: the paper's weight
-    of the cross-entropy with the labels.
+    of the cross-entropy with the labels. sampler: how batches are made up.
     """
 
     terms: tuple[Term, ...] = ()
@@ -119,6 +132,7 @@ class Part:
     before: tuple[Phase, ...] = ()
     hooks: tuple[Hook, ...] = ()
     task_weight: float = 1.0
+    sampler: Sampler = "shuffled"
 
 
 S = TypeVar("S", bound=Config)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
+from edgekd.data.sampling import Sampler
 from edgekd.distill.sources import Labeled, Source
 from edgekd.distill.weights import Weight
 
@@ -77,7 +78,18 @@ class Derived:
     transform: Callable[[Participant], Participant]
 
 
-Role = Given | Fresh | CopyOf | Built | Derived
+@dataclass(frozen=True)
+class Architecture:
+    """A network of the catalogue with the deployed network's classes; weights from (seed, role).
+
+    It takes what the deployed network takes. For peers and assistants of another size.
+    """
+
+    network: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+
+Role = Given | Fresh | CopyOf | Built | Derived | Architecture
 
 
 @dataclass(frozen=True)
@@ -86,7 +98,8 @@ class Needs:
 
     outputs: role -> taps (`logits` is one). calls: roles run on tensors that the term computes.
     modules: roles whose module is read itself (batch-norm statistics, classifier weights).
-    views: names of the batch's views. same_labels: the roles' logits mean the same classes.
+    views: names of the batch's views. same_labels: the roles' logits mean the same classes. whole_batch: the
+    value compares samples with one another, so on several processes it is computed on all of their samples.
     """
 
     outputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -96,6 +109,7 @@ class Needs:
     calls: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     same_labels: bool = True
+    whole_batch: bool = False
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -206,6 +220,7 @@ class Program:
     roles: Mapping[str, Role]
     phases: tuple[Phase, ...]
     deploy: Deploy = field(default_factory=Deploy)
+    sampler: Sampler = "shuffled"
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -241,14 +256,14 @@ class Program:
                 return role
             case Fresh(like=other) | CopyOf(role=other):
                 return self.network_of(other)
-            case Built() | Derived():
+            case Built() | Derived() | Architecture():
                 return None
 
     def takes_images(self, role: str) -> bool:
         """Whether a role is fed images, so that its taps have shapes before training."""
         origin = self.roles[role]
         match origin:
-            case Given() | Derived():
+            case Given() | Derived() | Architecture():
                 return True
             case Fresh(like=other) | CopyOf(role=other):
                 return self.takes_images(other)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -49,6 +49,22 @@ class Named:
 
     def draw(self, context: Context, given: Batch) -> Batch:
         return context.stream(self.name)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The loop's batch, with the views of the stream `name` beside it as `<name>:x`, `<name>:x2`, ...
+
+    So that one update learns from labeled and unlabeled images; the two may differ in number.
+    """
+
+    name: str
+    outputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    roles: tuple[str, ...] = ()
+
+    def draw(self, context: Context, given: Batch) -> Batch:
+        others = {f"{self.name}:{view}": images for view, images in context.stream(self.name).views.items()}
+        return replace(given, views=given.views | others, variant=None)
 
 
 @dataclass(frozen=True)
