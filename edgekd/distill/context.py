@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -22,6 +22,15 @@ Memory = MutableMapping[str, Tensor]
 
 class UndeclaredError(EdgekdError):
     """A term touched something that its `Needs` do not declare: a defect of the method."""
+
+
+class Recording(Protocol):
+    """Answers of one frozen role on file; `edgekd.distill.recorded.Recorded` is one."""
+
+    @property
+    def taps(self) -> frozenset[str]: ...
+
+    def read(self, batch: Batch, view: str) -> dict[str, Tensor] | None: ...
 
 
 class Stream(Protocol):
@@ -50,6 +59,8 @@ class Live:
     seed: int
     streams: Mapping[str, Stream]
     memory: MutableMapping[str, Memory]
+    recorded: Mapping[str, Recording] = field(default_factory=dict)
+    """Role -> its answers on file, for roles that nothing changes."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +100,9 @@ class OutputCache:
 
     def add(self, key: _Key, entry: _Entry) -> None:
         self._entries[key] = entry
-        self.num_runs[key.role] = self.num_runs.get(key.role, 0) + 1
+
+    def count_run(self, role: str) -> None:
+        self.num_runs[role] = self.num_runs.get(role, 0) + 1
 
     def leaf(self, view: str, batch: Batch) -> Tensor:
         """The view as a leaf that gathers input gradients."""
@@ -127,11 +140,22 @@ class Context:
         found = self._cache.find(key, taps, participant.module.training)
         if found is not None:
             return found
-        images = self.images(view, input_grad=input_grad)
-        with self._gradient(role, images):
-            values = participant.run(images, taps, self._live.precision.autocast())
+        values = None if input_grad else self._read(role, view, taps)
+        if values is None:
+            values = self._run(role, view, taps, input_grad)
         self._cache.add(key, _Entry(values, participant.module.training, self.batch))
         return values
+
+    def _read(self, role: str, view: str, taps: tuple[str, ...]) -> dict[str, Tensor] | None:
+        """From the answers on file, where they hold these taps of this batch."""
+        recorded = self._live.recorded.get(role)
+        return recorded.read(self.batch, view) if recorded and recorded.taps >= set(taps) else None
+
+    def _run(self, role: str, view: str, taps: tuple[str, ...], input_grad: bool) -> dict[str, Tensor]:
+        images = self.images(view, input_grad=input_grad)
+        self._cache.count_run(role)
+        with self._gradient(role, images):
+            return self._live.cast.roles[role].run(images, taps, self._live.precision.autocast())
 
     def images(self, view: str = "x", *, input_grad: bool = False) -> Tensor:
         """The view `[B, C, H, W]` in [0, 1]; with `input_grad` as the leaf that the outputs depend on."""

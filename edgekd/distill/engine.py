@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -115,7 +115,7 @@ class Engine:
     def _placed(self, batch: Batch) -> Batch:
         place = self._live.precision.place
         views = {name: place(view) for name, view in batch.views.items()}
-        return Batch(views, place(batch.labels), place(batch.indices))
+        return replace(batch, views=views, labels=place(batch.labels), indices=place(batch.indices))
 
     def _present(self) -> Mapping[str, Tensor]:
         deploy = self.program.deploy

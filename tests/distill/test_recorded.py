@@ -1,0 +1,213 @@
+"""Recorded answers of frozen roles: the same numbers as the live role, once per image and variant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from edgekd.data.batch import Batch
+from edgekd.distill.cast import tap_shapes
+from edgekd.distill.compose import build_program
+from edgekd.distill.engine import Engine
+from edgekd.distill.program import LOGITS, Program
+from edgekd.distill.recorded import LargestLogits, Recorded, Recorder, Whole, codec_for, recordable
+from edgekd.distill.settings import DistillSettings
+from edgekd.testing.distill_contract import engine_of, trained_teacher, validation_arrays
+from edgekd.testing.tiny_networks import IMAGE_SHAPE, tiny_images, tiny_participant
+from edgekd.train.precision import Precision
+from edgekd.train.trainable import Position
+from tests.distill.building import RULES, make_engine
+
+PRECISION = Precision("fp32", "cpu")
+
+
+@dataclass
+class Pool:
+    """40 images; variant v of view w is the image plus a constant that only (v, w) decides."""
+
+    num_images: int = 40
+    asked: list[tuple[str, int]] = field(default_factory=list)
+
+    def images(self, indices: Tensor, view: str, variant: int) -> Tensor:
+        self.asked.append((view, variant))
+        shift = 0.05 * variant + 0.02 * len(view)
+        return (tiny_images(self.num_images, seed=3)[0][indices] + shift).clamp(0, 1)
+
+    def batch(self, indices: list[int], variant: int | None, views: tuple[str, ...] = ("x",)) -> Batch:
+        index = torch.tensor(indices)
+        shown = {view: self.images(index, view, variant or 0) for view in views}
+        return Batch(shown, tiny_images(self.num_images, seed=3)[1][index], index, variant)
+
+
+def recorded(folder: Path, pool: Pool, codecs: Mapping[str, Any] | None = None) -> Recorded:
+    return Recorded(
+        trained_teacher(),
+        codecs or {LOGITS: Whole(4)},
+        pool=pool,
+        folder=folder,
+        precision=PRECISION,
+        emit=lambda event: None,
+    )
+
+
+@pytest.mark.parametrize(("view", "variant"), [("x", 0), ("x", 2), ("x2", 2)])
+def test_answers_are_the_live_ones(tmp_path: Path, view: str, variant: int) -> None:
+    pool = Pool()
+    batch = pool.batch([7, 3, 39, 0], variant, views=(view,))
+    found = recorded(tmp_path, pool, {LOGITS: Whole(4), "embedding": Whole(16)}).read(batch, view)
+    assert found is not None
+    with torch.no_grad():
+        live = trained_teacher()
+        live.module.eval()
+        expected = live.run(batch.views[view], (LOGITS, "embedding"))
+    for tap, values in expected.items():
+        torch.testing.assert_close(found[tap], values, atol=1e-6, rtol=1e-5)
+
+
+def test_every_variant_is_computed_once(tmp_path: Path) -> None:
+    pool = Pool()
+    batches = [pool.batch([1, 2], variant) for variant in (0, 1, 0, 1)]
+    pool.asked.clear()
+    answers = recorded(tmp_path, pool)
+    for batch in batches:
+        answers.read(batch, "x")
+    assert pool.asked == [("x", 0), ("x", 1)]
+
+
+def test_another_process_reads_what_is_on_file(tmp_path: Path) -> None:
+    pool = Pool()
+    batch = pool.batch([5, 6], 1)
+    first = recorded(tmp_path, pool).read(batch, "x")
+    pool.asked.clear()
+    second = recorded(tmp_path, pool).read(batch, "x")
+    assert first is not None and second is not None
+    assert torch.equal(first[LOGITS], second[LOGITS]) and pool.asked == []
+
+
+def test_a_file_that_was_cut_short_is_recorded_anew(tmp_path: Path) -> None:
+    pool = Pool()
+    batch = pool.batch([5, 6], 1)
+    first = recorded(tmp_path, pool).read(batch, "x")
+    (path,) = tmp_path.glob("*.npy")
+    path.write_bytes(path.read_bytes()[:-40])
+    second = recorded(tmp_path, pool).read(batch, "x")
+    assert first is not None and second is not None and torch.equal(first[LOGITS], second[LOGITS])
+
+
+def test_a_batch_that_will_not_come_again_is_not_read(tmp_path: Path) -> None:
+    pool = Pool()
+    assert recorded(tmp_path, pool).read(pool.batch([1], None), "x") is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_largest_logits_keep_their_probabilities_and_share_the_rest() -> None:
+    """Against NumPy: softmax over all classes; the rest evenly divided."""
+    logits = np.random.default_rng(0).normal(size=(6, 50)) * 3
+    codec = LargestLogits(kept=8, num_classes=50)
+    decoded = codec.decode(codec.encode(torch.from_numpy(logits)))
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    largest = np.argsort(-logits, axis=1)[:, :8]
+    expected = np.empty_like(probabilities)
+    kept = np.take_along_axis(probabilities, largest, axis=1)
+    expected[:] = (1 - kept.sum(axis=1, keepdims=True)) / 42
+    np.put_along_axis(expected, largest, kept, axis=1)
+    np.testing.assert_allclose(torch.softmax(decoded, dim=1).numpy(), expected, rtol=1e-9)
+    np.testing.assert_array_equal(np.take_along_axis(decoded.numpy(), largest, axis=1).argmax(1), 0)
+
+
+def test_codec_is_as_exact_as_the_space_allows() -> None:
+    assert codec_for(LOGITS, 10, num_rows=100, max_bytes=100 * 40) == Whole(10)
+    assert codec_for(LOGITS, 1000, num_rows=100, max_bytes=100 * 4 * 65) == LargestLogits(32, 1000)
+    assert codec_for(LOGITS, 1000, num_rows=100, max_bytes=100 * 4 * 20) is None
+    assert codec_for("embedding", 512, num_rows=100, max_bytes=100 * 4 * 65) is None
+
+
+def program_of(*methods: str) -> Program:
+    taps = tuple(tiny_participant().taps)
+    settings = DistillSettings.model_validate({"method": list(methods)})
+    return build_program(settings, num_teachers=1, student_taps=taps, teacher_taps=[taps])
+
+
+def test_only_frozen_roles_read_for_vectors_are_recorded() -> None:
+    shapes = tap_shapes({"student": tiny_participant(), "teacher": trained_teacher()}, IMAGE_SHAPE)
+    assert recordable(program_of("kd"), shapes) == {"teacher": {LOGITS: 4}}
+    assert recordable(program_of("none"), shapes) == {}
+    assert recordable(program_of("kd", "at"), shapes) == {}, "attention maps are not vectors"
+    assert recordable(program_of("fitnets"), shapes) == {"teacher": {LOGITS: 4}}, "the second phase reads logits"
+
+
+def engine_with(folder: Path | None, pool: Pool) -> Engine:
+    recorder = Recorder(pool, 2, folder, {"test": 1}, lambda event: None) if folder else None
+    return make_engine(
+        program_of("kd"),
+        student=tiny_participant(seed=3),
+        teachers=[trained_teacher()],
+        validation=validation_arrays(),
+        image_shape=IMAGE_SHAPE,
+        rules=RULES,
+        seed=3,
+        recorder=recorder,
+    )
+
+
+def trained(engine: Engine, pool: Pool) -> list[float]:
+    rows = [list(range(start, start + 10)) for start in (0, 10, 20, 30)]
+    batches = [pool.batch(rows[step % 4], step // 4 % 2) for step in range(12)]
+    return [engine.step(batch, Position(n, 12, 0, 1))["kd"] for n, batch in enumerate(batches)]
+
+
+def test_training_with_recorded_answers_is_training_with_a_live_teacher(tmp_path: Path) -> None:
+    pool = Pool()
+    live, recording = engine_with(None, pool), engine_with(tmp_path, pool)
+    assert trained(recording, pool) == pytest.approx(trained(live, pool), rel=1e-4)
+    assert live.cache.num_runs == {"student": 1, "teacher": 1}
+    assert recording.cache.num_runs == {"student": 1}
+
+
+def test_other_weights_are_never_answered_from_the_file(tmp_path: Path) -> None:
+    pool = Pool()
+    trained(engine_with(tmp_path, pool), pool)
+    assert len(list(tmp_path.iterdir())) == 1
+    other = engine_of("kd")
+    other_teacher = other.roles["teacher"]
+    with torch.no_grad():
+        next(other_teacher.module.parameters()).mul_(1.5)
+    recorder = Recorder(pool, 2, tmp_path, {"test": 1}, lambda event: None)
+    engine = make_engine(
+        program_of("kd"),
+        student=tiny_participant(seed=3),
+        teachers=[other_teacher],
+        validation=validation_arrays(),
+        image_shape=IMAGE_SHAPE,
+        rules=RULES,
+        seed=3,
+        recorder=recorder,
+    )
+    trained(engine, pool)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_answers_that_do_not_fit_leave_the_role_live_and_say_so(tmp_path: Path) -> None:
+    told: list[str] = []
+    pool = Pool()
+    recorder = Recorder(pool, 2, tmp_path, {}, lambda event: told.append(event["text"]), max_bytes=100)
+    engine = make_engine(
+        program_of("kd"),
+        student=tiny_participant(seed=3),
+        teachers=[trained_teacher()],
+        validation=validation_arrays(),
+        image_shape=IMAGE_SHAPE,
+        rules=RULES,
+        seed=3,
+        recorder=recorder,
+    )
+    trained(engine, pool)
+    assert engine.cache.num_runs["teacher"] == 1
+    assert any("teacher" in text and "live" in text for text in told)
