@@ -56,6 +56,9 @@ def run(plan: Plan, store: Store, settings: Settings, listeners: Sequence[Emit] 
     """
     return _Run(plan, store, settings, listeners).go()
 
+_BASIS = ("code", "libraries", "plugins", "threads", "device", "dtype")
+"""Ingredients of a step's key that any result of the step depends on, whatever its settings and inputs."""
+
 
 class _Run:
     def __init__(self, plan: Plan, store: Store, settings: Settings, listeners: Sequence[Emit]) -> None:
@@ -222,6 +225,7 @@ class _Run:
             trust_code=self.whole.recipe.trust_code,
             plans=plans_of(self.whole),
             target_facts=around.target_facts,
+            basis={name: parts[name] for name in _BASIS},
         )
         product: Product = stage.run(context, step.config, inputs)
         artifact = self.store.commit(

@@ -13,7 +13,7 @@ from edgekd.core.events import Emit
 from edgekd.core.preprocess import Preprocess
 from edgekd.core.verdict import Limit
 from edgekd.data.evaluation import write_evalset
-from edgekd.data.split import Dataset
+from edgekd.data.split import UNLABELED, Dataset
 from edgekd.store.store import Store
 
 if TYPE_CHECKING:
@@ -28,13 +28,27 @@ class Data:
         self.dataset = dataset
         self.source = source
         self._store = store
-        self.digests = {
-            name: dataset.split(name).digest() for name in ("train", "val", "calibration", "test")
-        }
+        self.digests = {split.name: split.digest() for split in dataset.splits}
+
+    @property
+    def store_root(self) -> Path:
+        return self._store.root
+
+    def cache_folder(self, name: str) -> Path:
+        """A folder of the store's evictable area."""
+        return self._store.cache_folder(name)
 
     @property
     def digest(self) -> str:
-        return of_data({"splits": self.digests, "classes": list(self.dataset.classes)})
+        return self._digest(self.digests)
+
+    @property
+    def labeled_digest(self) -> str:
+        """For steps that never see unlabeled images; where there are none it equals `digest`."""
+        return self._digest({name: digest for name, digest in self.digests.items() if name != UNLABELED})
+
+    def _digest(self, splits: Mapping[str, str]) -> str:
+        return of_data({"splits": dict(splits), "classes": list(self.dataset.classes)})
 
     def evalset(self, preprocess: Preprocess, split: str) -> Artifact:
         """`images.npy` (uint8 `[N, H, W, C]`, of the preprocess's size) and `labels.npy` of a split."""
@@ -86,3 +100,5 @@ class StageContext:
     plans: Mapping[str, Any] | None = None
     """What later steps of the plan intend, as plain data: `precision` of the shipped graph."""
     target_facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    basis: Mapping[str, Any] = field(default_factory=dict)
+    """What any result of the step depends on beside its inputs: code, libraries, threads, number type."""

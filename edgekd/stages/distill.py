@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from edgekd.core.errors import UsageError
 from edgekd.core.spec import ModelSpec
 from edgekd.distill.settings import MethodUse
 from edgekd.stages.context import StageContext
-from edgekd.stages.network_check import trial_taps
+from edgekd.stages.network_check import trial_labels, trial_taps
 from edgekd.stages.stage import Control, Input, Inputs, Product, Stage
 from edgekd.stages.student import SPEC
 from edgekd.stages.training_settings import DistillingConfig, estimate
 
+if TYPE_CHECKING:
+    from edgekd.data.source import Source
+    from edgekd.distill.program import Program
+
 NO_TEACHER = (MethodUse(name="none"),)
+_USUAL_TAPS = [*(f"stage{n}{end}" for n in (1, 2, 3) for end in ("", ":pre")), "embedding", "logits"]
+"""What networks by hand have."""
 
 
 class DistillConfig(DistillingConfig):
@@ -64,18 +71,35 @@ def controls(config: DistillConfig) -> Sequence[Control]:
     return (Control("control", "undistilled", "same student, no teacher", changes),)
 
 
-def check(source: object, config: DistillConfig, known: Mapping[str, Sequence[Any]]) -> None:
-    """Raise `UsageError` where a method needs taps or teachers that the named networks do not give."""
-    from edgekd.distill.compose import build_program
+def check(source: Source, config: DistillConfig, known: Mapping[str, Sequence[Any]]) -> None:
+    """Raise `UsageError` where a method needs taps, teachers or images that the recipe does not give."""
+    from edgekd.stages.training import check_streams
 
-    student, teachers = trial_taps(known.get("student", ())), trial_taps(known.get("teachers", ()))
-    if student and teachers is not None:
-        build_program(
+    program = _trial_program(config, known)
+    if program is not None:
+        check_streams(program, source)
+
+
+def _trial_program(config: DistillConfig, known: Mapping[str, Sequence[Any]]) -> Program | None:
+    """What the step would run. Where a network is not known yet, that of usual ones, or None."""
+    from edgekd.distill.compose import build_program, teacher_roles
+
+    feeders = known.get("teachers", ())
+    student, teachers = trial_taps(known.get("student", ())), trial_taps(feeders)
+    labels = dict(zip(teacher_roles(len(feeders)), trial_labels(feeders), strict=True))
+    is_known = bool(student) and teachers is not None
+    try:
+        return build_program(
             config.distillation,
-            num_teachers=len(teachers),
-            student_taps=student[0],
-            teacher_taps=teachers,
+            num_teachers=len(feeders),
+            student_taps=student[0] if student else _USUAL_TAPS,
+            teacher_taps=teachers if teachers is not None else [_USUAL_TAPS] * len(feeders),
+            labels={role: names for role, names in labels.items() if names is not None},
         )
+    except UsageError:
+        if is_known:
+            raise
+        return None
 
 
 STAGE = Stage(

@@ -90,7 +90,7 @@ STAGE = Stage(
     run=run,
     produces="latency",
     inputs=(Input("teacher", ("model",), optional=True, first=True),),
-    reads=("data", "targets", "plans"),
+    reads=("labeled_data", "targets", "plans"),
     sources=(
         "edgekd.networks",
         "edgekd.quant",

@@ -84,6 +84,21 @@ def trial_taps(steps: Sequence[Any]) -> list[list[str]] | None:
     return found
 
 
+def trial_labels(steps: Sequence[Any]) -> list[tuple[str, ...] | None]:
+    """The class names of each step's model; None where only the data knows them."""
+    return [_labels(step) for step in steps]
+
+
+def _labels(step: Any) -> tuple[str, ...] | None:
+    from edgekd.networks.shipped import shipped_spec
+
+    name = getattr(step.config, "model", None) if step.stage == "teacher" else None
+    try:
+        return shipped_spec(name).labels if name is not None else None
+    except UsageError:
+        return None  # told where the model is named
+
+
 def _taps(step: Any) -> list[str] | None:
     from edgekd.networks.tap import taps_of
 

@@ -82,7 +82,8 @@ def _no_controls(config: StageConfig) -> Sequence[Control]:
 class Stage:
     """A kind of work. `run` imports what is heavy itself, so that planning stays light.
 
-    `reads` names what else the result depends on: `data`, `limits` (the gate's), `targets`.
+    `reads` names what else the result depends on: `data` (or `labeled_data`, without unlabeled images),
+    `limits` (the gate's), `targets`, `plans`.
     `sources` and `libraries` are the packages whose code and versions are part of the step's key.
     """
 

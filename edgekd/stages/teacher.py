@@ -76,6 +76,11 @@ class TeacherConfig(TrainingConfig):
 
     def trial(self) -> nn.Module | None:
         """The network on no device, for checks; None where only a run knows it. Raises `ModelError`."""
+        if self.model is not None:
+            from edgekd.networks.shipped import shipped_spec
+
+            network = shipped_spec(self.model).network
+            return trial_network(network.name, dict(network.args))
         if self.torchvision is not None:
             return trial_network(f"torchvision/{self.torchvision}", self.args)
         return trial_network(self.network, self.args) if self.network is not None else None
@@ -191,6 +196,7 @@ STAGE = Stage(
     config=TeacherConfig,
     run=run,
     produces="model",
+    reads=("labeled_data",),
     sources=("edgekd.networks", "edgekd.train", "edgekd.distill", "edgekd.data"),
     libraries=("torch", "torchvision", "numpy"),
     row="teacher",

@@ -7,17 +7,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekd.core.errors import UsageError
+from edgekd.core.seed import derive
+from edgekd.data.split import UNLABELED
 from edgekd.distill.settings import DistillSettings
 from edgekd.stages.context import StageContext
 from edgekd.stages.training_settings import TrainingConfig
 
 if TYPE_CHECKING:
+    from edgekd.data.augmentation import Augment
     from edgekd.data.loader import Loader
+    from edgekd.data.source import Source
+    from edgekd.distill.context import Stream
     from edgekd.distill.engine import Engine
     from edgekd.distill.program import Program
+    from edgekd.distill.recorded import Recorder
     from edgekd.distill.update import Rules
     from edgekd.networks.model import Model
     from edgekd.train.record import FitResult
+    from edgekd.train.world import World
 
 History = list[Mapping[str, Any]]
 
@@ -32,13 +40,27 @@ def train(
     num_epochs: int | None = None,
     name: str = "training",
     checkpoints: bool = True,
+    world: World | None = None,
 ) -> History:
     """Train `model` in place; returns one entry an epoch, without anything that depends on the clock.
 
-    `num_epochs` overrides the configuration's `epochs` and `time`. Resumes from the step's folder.
+    `num_epochs` overrides the configuration's `epochs` and `time`. Resumes from the step's folder. world: the
+    processes that share the training, if this is one of several.
     """
+    from edgekd.stages.processes import train_together
     from edgekd.train.seeding import reproducible
+    from edgekd.train.world import ALONE
 
+    if config.processes > 1 and world is None:
+        return train_together(
+            context,
+            config,
+            model,
+            teachers=teachers,
+            settings=settings,
+            num_epochs=num_epochs,
+            folder=context.folder / name,
+        )
     with reproducible(context.threads):
         result, engine = _fit(
             context,
@@ -48,6 +70,7 @@ def train(
             settings,
             num_epochs,
             context.folder / name if checkpoints else None,
+            world or ALONE,
         )
     model.module.cpu()
     model.module.load_state_dict(engine.deployed(best=config.keep == "best").state_dict())
@@ -63,12 +86,15 @@ def _fit(
     settings: DistillSettings,
     num_epochs: int | None,
     folder: Path | None,
+    world: World,
 ) -> tuple[FitResult, Engine]:
     from edgekd.train.loop import fit
 
     program = _program(settings, model, teachers)
-    loader = _loader(context, config, program.views)
-    engine = _engine(context, config, program, model, teachers)
+    loader = _loader(context, config, program)
+    recorder = _recorder(context, config, loader)
+    streams = _streams(context, config, program)
+    engine = _engine(context, config, program, model, teachers, streams, recorder, world)
     epochs = num_epochs or (None if config.time is not None else config.epochs)
     result = fit(
         engine,
@@ -79,35 +105,79 @@ def _fit(
         checkpoint_dir=folder,
         emit=context.emit,
         should_stop=context.should_stop,
+        world=world,
     )
     return result, engine
 
 
 def _program(settings: DistillSettings, model: Model, teachers: Sequence[Model]) -> Program:
-    from edgekd.distill.compose import build_program
+    from edgekd.distill.compose import build_program, teacher_roles
 
+    roles = ("student", *teacher_roles(len(teachers)))
     return build_program(
         settings,
         num_teachers=len(teachers),
         student_taps=list(model.taps),
         teacher_taps=[list(teacher.taps) for teacher in teachers],
+        labels={role: known.spec.labels for role, known in zip(roles, (model, *teachers), strict=True)},
     )
 
 
-def _loader(context: StageContext, config: TrainingConfig, views: tuple[str, ...]) -> Loader:
+def _loader(context: StageContext, config: TrainingConfig, program: Program) -> Loader:
     from edgekd.data.loader import Loader
 
     dataset = context.data.dataset
-    augment = context.data.source.default_augment(dataset.image_size) if config.augment == "default" else None
     return Loader(
         dataset.train,
         image_size=dataset.image_size,
         channels=dataset.channels,
         batch_size=config.batch_of(len(dataset.train)),
         seed=context.seed,
-        augment=augment,
-        views=views,
+        augment=_augment(context, config),
+        views=program.views,
+        num_variants=config.views_per_image,
+        sampler=program.sampler,
     )
+
+
+def _augment(context: StageContext, config: TrainingConfig) -> Augment | None:
+    size = context.data.dataset.image_size
+    return context.data.source.default_augment(size) if config.augment == "default" else None
+
+
+def check_streams(program: Program, source: Source) -> None:
+    """Raise `UsageError` where the program draws on images beside the batch that the recipe does not give."""
+    for stream in program.streams:
+        if stream != UNLABELED:
+            raise UsageError(
+                f"the method draws images from `{stream}`, which no recipe can give", choices=(UNLABELED,)
+            )
+        if source.unlabeled is None:
+            raise UsageError(
+                "the method learns from images without labels, and the recipe names none",
+                fix="name a folder of them: `data: {unlabeled: folder/}`",
+            )
+
+
+def _streams(context: StageContext, config: TrainingConfig, program: Program) -> dict[str, Stream]:
+    """The unlabeled images, if the program draws on them: in batches as large as the labeled ones."""
+    from edgekd.data.loader import Loader
+    from edgekd.distill.sources import LoaderStream
+
+    check_streams(program, context.data.source)
+    dataset = context.data.dataset
+    if dataset.unlabeled is None or not program.streams:
+        return {}
+    loader = Loader(
+        dataset.unlabeled,
+        image_size=dataset.image_size,
+        channels=dataset.channels,
+        batch_size=min(config.batch_of(len(dataset.train)), len(dataset.unlabeled)),
+        seed=derive(context.seed, UNLABELED),
+        augment=_augment(context, config),
+        views=program.streams[UNLABELED],
+    )
+    return {UNLABELED: LoaderStream(loader)}
 
 
 def _engine(
@@ -116,6 +186,9 @@ def _engine(
     program: Program,
     model: Model,
     teachers: Sequence[Model],
+    streams: Mapping[str, Stream],
+    recorder: Recorder | None,
+    world: World,
 ) -> Engine:
     from edgekd.distill.launch import make_engine
     from edgekd.distill.participant import Participant
@@ -133,7 +206,30 @@ def _engine(
         seed=context.seed,
         precision=Precision(config.precision, context.device),
         ema=config.ema or None,
+        streams=streams,
+        recorder=recorder,
+        compiled=config.compile,
+        world=world,
     )
+
+
+def _recorder(context: StageContext, config: TrainingConfig, loader: Loader) -> Recorder | None:
+    """What frozen teachers answer is kept with the store, for every training on the same images."""
+    from edgekd.distill.recorded import Recorder
+
+    if config.views_per_image is None:
+        return None
+    source = context.data.source
+    identity = {
+        **context.basis,
+        "data": context.data.digests["train"],
+        "seed": context.seed,
+        "augment": config.augment,
+        "source": source.default_augment(context.data.dataset.image_size).model_dump(mode="json"),
+        "size": list(context.data.dataset.image_size),
+    }
+    folder = context.data.cache_folder("answers")
+    return Recorder(loader, config.views_per_image, folder, identity, context.emit)
 
 
 def _rules(config: TrainingConfig) -> Rules:

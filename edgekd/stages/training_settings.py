@@ -61,6 +61,17 @@ class TrainingConfig(StageConfig):
         "auto", description="auto: reduced only where this processor is fast at it"
     )
     keep: Literal["last", "best"] = Field("last", description="which epoch's weights (best on val)")
+    views_per_image: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=1000,
+            description="augmented versions of an image, taken in turn, so that a frozen teacher answers "
+            "each only once; default: new ones every epoch",
+        ),
+    ] = None
+    compile: bool = Field(False, description="torch.compile the networks; pays in long trainings only")
+    processes: int = Field(1, ge=1, le=64, description="processes that share every batch (torchrun)")
 
     @property
     def time_s(self) -> float | None:

@@ -18,6 +18,7 @@ from edgekd.train.pace import epochs_within
 from edgekd.train.record import LEARNING_RATE, FitResult, Record
 from edgekd.train.seeding import seed_step
 from edgekd.train.trainable import BatchLoader, Position, Trainable
+from edgekd.train.world import ALONE, World
 
 PROGRESS_EVERY_S = 0.5
 
@@ -38,6 +39,7 @@ def fit(
     should_stop: Callable[[], bool] = lambda: False,
     evaluate_every: int = 1,
     checkpoint_every_s: float = 30.0,
+    world: World = ALONE,
 ) -> FitResult:
     """Train for `num_epochs`, or for as many whole epochs as fit into `time_s` seconds.
 
@@ -46,7 +48,8 @@ def fit(
     later call with the same arguments continues there: the weights come out as if it had never stopped.
 
     Raises `StoppedError` (after saving) when `should_stop()` is true between two steps; `KeyboardInterrupt`
-    likewise; `DivergedError` for a value that is not finite (the last good checkpoint stays).
+    likewise (of several processes the leading one decides, and writes the checkpoints that all go on from);
+    `DivergedError` for a value that is not finite (the last good checkpoint stays).
     """
     _check(loader, num_epochs, time_s, evaluate_every)
     if num_epochs is None:
@@ -54,7 +57,9 @@ def fit(
         num_epochs = epochs_within(trainable, loader, time_s=time_s, seed=seed, folder=checkpoint_dir)
     identity = {"seed": seed, "num_epochs": num_epochs, "steps_per_epoch": len(loader)}
     checkpoints = Checkpoints(checkpoint_dir, identity, emit) if checkpoint_dir else None
-    run = _Run(trainable, loader, seed, num_epochs, checkpoints, emit, evaluate_every, checkpoint_every_s)
+    run = _Run(
+        trainable, loader, seed, num_epochs, checkpoints, emit, evaluate_every, checkpoint_every_s, world
+    )
     return run.run(should_stop)
 
 
@@ -79,6 +84,7 @@ class _Run:
     emit: Emit
     evaluate_every: int
     checkpoint_every_s: float
+    world: World
     record: Record = field(default_factory=Record)
     saved_at: float = field(default_factory=time.monotonic)
     told_at: float = -math.inf
@@ -126,10 +132,10 @@ class _Run:
         raise DataError(f"epoch {number + 1} ended after {self.record.step % len(self.loader)} batches")
 
     def _pause_if_asked(self, should_stop: Callable[[], bool], interruption: Interruption) -> None:
-        if interruption.asked:
+        if self.world.told(interruption.asked):
             self._save()
             raise KeyboardInterrupt
-        if should_stop():
+        if self.world.told(should_stop()):
             self._save()
             raise StoppedError(
                 f"training stopped after step {self.record.step} of {self.num_steps}",
@@ -176,7 +182,7 @@ class _Run:
             self._save()
 
     def _save(self) -> None:
-        if self.checkpoints is None:
+        if self.checkpoints is None or not self.world.leads:
             return
         content = {"trainable": self.trainable.state(), "record": self.record.state()}
         try:

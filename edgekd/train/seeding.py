@@ -29,9 +29,12 @@ def reproducible(num_threads: int | None = None) -> Iterator[None]:
         _apply(before)
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Make the global stream a function of (seed, step), so dropout needs no state to resume from."""
-    torch.manual_seed(derive(seed, "step", step))
+def seed_step(seed: int, step: int, rank: int = 0) -> None:
+    """Make the global stream a function of (seed, step), so dropout needs no state to resume from.
+
+    Every further process draws from a stream of its own.
+    """
+    torch.manual_seed(derive(seed, "step", step, *([rank] if rank else [])))
 
 
 _Settings = tuple[bool, bool, bool, bool, bool, int]

@@ -35,3 +35,14 @@ def squared_error(student_logits: Tensor, target_logits: Tensor) -> Tensor:
     Both [B, C].
     """
     return 0.5 * (student_logits - target_logits).pow(2).sum(dim=1).mean()
+
+
+def correlation_distance(student: Tensor, target: Tensor, dim: int) -> Tensor:
+    """1 - r, r the mean of the Pearson correlations along `dim` (Huang et al. 2022, equations 6 to 9).
+
+    Both [B, C]; `dim` 1 correlates the classes of a sample, 0 the samples of a class. Where one side is
+    constant r is 0, with a finite gradient.
+    """
+    student = student - student.mean(dim, keepdim=True)
+    target = target - target.mean(dim, keepdim=True)
+    return 1.0 - F.cosine_similarity(student, target, dim=dim).mean()

@@ -29,6 +29,7 @@ CARD = Card(
     scheme="offline",
     needs="one or more teachers with the student's classes",
     defaults="T = 4, weight 0.9, task weight 0.1, as in Tian et al. 2020 (CRD); the paper fixes none",
+    cost="one forward pass of every teacher (none where the teachers' answers are on file)",
     deviations=(
         "the surveys print the joint loss without T^2; the paper has it, and so do we",
         "torch's KLDivLoss default 'mean' (official Tf-KD and TAKD code) is C times smaller than this",
@@ -49,7 +50,8 @@ def kd_term(student: str, target: Target, temperature: float, weight: Weight, na
     def compute(context: TermContext) -> Tensor:
         return kl(context.logits(student), target.compute(context, temperature), temperature)
 
-    return Term(name, compute, Needs(outputs={student: (LOGITS,), **target.outputs}), weight)
+    needs = Needs(outputs={student: (LOGITS,), **target.outputs}, labels=target.labels)
+    return Term(name, compute, needs, weight)
 
 
 def build(settings: Settings, roster: Roster) -> Part:

@@ -19,7 +19,9 @@ CARD = Card(
     scheme="none",
     needs="labels",
     defaults="task weight 1",
+    cost="nothing: it is what the others' costs are added to",
     zero_at_match=False,
+    num_teachers=0,
 )
 
 
