@@ -3,17 +3,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The pair that the tests prove; pyproject.toml declares the range.
 TORCH ?= torch==2.14.1 torchvision==0.29.1
+# Test processes of one thread each.
+WORKERS ?= auto
 
 export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench clean setup
+.PHONY: demo test lint bench docs clean setup
 
 demo: .venv/ready ## one recipe from a teacher to a gated artifact
 	$(BIN)/edgekd run quickstart
 
 test: .venv/ready lint ## everything that must hold
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -23,6 +25,9 @@ lint: .venv/ready
 
 bench: .venv/ready ## measure and append evidence to benchmarks/
 	$(BIN)/python benchmarks/run_all.py
+
+docs: .venv/ready ## docs/methods.md, from the catalogue and the methods' cards
+	$(BIN)/python docs/generate_methods.py
 
 setup: .venv/ready
 

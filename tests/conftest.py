@@ -1,9 +1,14 @@
-"""What every test gets: real data only through EDGEKD_DATA, one thread, no telemetry, no leaks."""
+"""What every test gets: real data only through EDGEKD_DATA, one thread, no telemetry, no leaks.
+
+On several workers (`-n auto --dist loadfile`) a test marked `quiet` runs while all others pause.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,3 +39,32 @@ def _own_variables() -> dict[str, str]:
     """All but what pytest counts with, and what OpenMP and torch._dynamo set when first imported."""
     foreign = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR")
     return {k: v for k, v in os.environ.items() if k not in foreign and not k.startswith("KMP_")}
+
+
+# ---- Several workers -----------------------------------------------------------------------------
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that no worker is left alone with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Around set-up and the time limit, too: waiting for quiet is not the test's time."""
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    alone = item.get_closest_marker("quiet") is not None
+    with _room(Path(item.config.option.basetemp).parent, alone=alone):
+        return (yield)
+
+
+@contextmanager
+def _room(folder: Path, *, alone: bool) -> Iterator[None]:
+    """Tests share the room, or one has it alone. Who waits for it holds the door, so that nobody enters."""
+    with (folder / "room").open("w") as room:
+        with (folder / "door").open("w") as door:
+            fcntl.flock(door, fcntl.LOCK_EX)
+            fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield

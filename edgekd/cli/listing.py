@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from edgekd.cli import method_listing
 from edgekd.cli.options import JsonOption
 
 FAMILIES = ("methods", "networks", "models", "spaces", "data", "stages", "backends", "targets", "recipes")
@@ -15,14 +16,34 @@ FAMILIES = ("methods", "networks", "models", "spaces", "data", "stages", "backen
 
 def command(
     family: Annotated[str, typer.Argument(help=f"One of {', '.join(FAMILIES)}.")],
+    name: Annotated[str | None, typer.Argument(help="One of them; a method is told in full.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Methods: every row of the surveys.")] = False,
+    status: Annotated[str | None, typer.Option(help="Rows with this status: planned, task...")] = None,
+    group: Annotated[str | None, typer.Option(help="Rows of this table of the surveys: G05...")] = None,
     json_: JsonOption = False,
 ) -> None:
     """List the names a recipe may use, with what each is and what it needs."""
-    import json
-
     if family not in FAMILIES:
         raise typer.BadParameter(f"`{family}` is not a family; choices: {', '.join(FAMILIES)}")
+    rows_wanted = all_ or status is not None or group is not None
+    if rows_wanted and (family != "methods" or name is not None):
+        raise typer.BadParameter("--all, --status and --group go with `edgekd list methods` alone")
+    if family != "methods":
+        _list_names(family, name, json_)
+    elif rows_wanted:
+        method_listing.list_catalogue(status=status, group=group, json_=json_)
+    elif name is not None:
+        method_listing.show_method(name, json_=json_)
+    else:
+        method_listing.list_methods(json_=json_)
+
+
+def _list_names(family: str, name: str | None, json_: bool) -> None:
+    import json
+
     rows = _LISTERS.get(family, _registry_rows)(family)
+    if name is not None:
+        rows = [_named(name, rows, family)]
     if json_:
         typer.echo(json.dumps(rows, indent=2))
         return
@@ -30,6 +51,16 @@ def command(
     for row in rows:
         needs = f"  [needs {row['needs']}]" if row.get("needs") else ""
         typer.echo(f"{row['name']:<{width}}  {row['summary']}{needs}")
+
+
+def _named(name: str, rows: list[dict[str, Any]], family: str) -> dict[str, Any]:
+    from edgekd.core.errors import UsageError, close_names
+
+    for row in rows:
+        if row["name"] == name:
+            return row
+    names = [row["name"] for row in rows]
+    raise UsageError(f"`{name}` is not one of the {family}{close_names(name, names)}", choices=names)
 
 
 def _registry_rows(family: str) -> list[dict[str, Any]]:
@@ -44,7 +75,6 @@ def _registry_rows(family: str) -> list[dict[str, Any]]:
 
 
 _REGISTRIES = {
-    "methods": ("edgekd.distill.catalogue", "METHODS"),
     "networks": ("edgekd.networks.names", "NETWORKS"),
     "spaces": ("edgekd.search.spaces", "SPACES"),
     "data": ("edgekd.data.catalogue", "SOURCES"),

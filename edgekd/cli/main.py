@@ -20,6 +20,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import typer
 
 from edgekd.cli import (
+    ablate,
     bundle,
     doctor,
     gate,
@@ -75,6 +76,7 @@ app.command("init", rich_help_panel="Recipes")(init.command)
 app.command("validate", rich_help_panel="Recipes")(validate.command)
 app.command("plan", rich_help_panel="Recipes")(plan.command)
 app.command("run", rich_help_panel="Recipes")(run.command)
+app.command("ablate", rich_help_panel="Recipes")(ablate.command)
 app.command("measure", rich_help_panel="Results")(measure.command)
 app.command("report", rich_help_panel="Results")(report.command)
 app.command("gate", rich_help_panel="Results")(gate.command)

@@ -12,7 +12,7 @@ RecipeArgument = Annotated[
 ]
 RunArgument = Annotated[
     str | None,
-    typer.Argument(help="A run's folder or a recipe's name (its latest run); default: the latest run."),
+    typer.Argument(help="A run's folder or a recipe's name (its latest run); default: the latest run but ablations."),
 ]
 StoreOption = Annotated[
     Path, typer.Option("--store", envvar="EDGEKD_STORE", help="Folder that artifacts and runs are kept in.")
@@ -28,6 +28,13 @@ DeviceOption = Annotated[
 ThreadsOption = Annotated[
     int, typer.Option("--threads", min=1, help="CPU threads that training uses; part of every step's key.")
 ]
+UntilOption = Annotated[str | None, typer.Option(help="Stop after this step of the plan.")]
+MaxTimeOption = Annotated[
+    str | None,
+    typer.Option("--max-time", help="End resumably after this long (`50m`, `2h`, `90s`); exit code 75."),
+]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Do every step again, even what is stored.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only the verdict.")]
 
 DEFAULT_STORE = Path(".edgekd")
 DEFAULT_THREADS = 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,11 @@ from edgekd.cli.options import (
     StoreOption,
     ThreadsOption,
 )
+
+if TYPE_CHECKING:
+    from edgekd.pipeline.plan import Plan
+    from edgekd.pipeline.surroundings import Settings
+    from edgekd.store.store import Store
 
 
 def command(
@@ -34,9 +39,6 @@ def command(
     A limit is decidable when this much test data can settle it: an interval wider than the distance to the
     limit will end inconclusive, however good the student is.
     """
-    import json
-
-    from edgekd.pipeline.forecast import forecast
     from edgekd.pipeline.plan import make_plan
     from edgekd.pipeline.recipe import load_recipe
     from edgekd.pipeline.surroundings import Settings
@@ -45,7 +47,16 @@ def command(
 
     plan = make_plan(load_recipe(recipe, overrides=set_ or ()))
     check_recipe(plan)
-    found = forecast(plan, Store(store), Settings(device=device, threads=threads))
+    tell(plan, Store(store), Settings(device=device, threads=threads), why=why, json_=json_)
+
+
+def tell(plan: Plan, store: Store, settings: Settings, *, why: bool, json_: bool) -> None:
+    """Print the forecast of a plan."""
+    import json
+
+    from edgekd.pipeline.forecast import forecast
+
+    found = forecast(plan, store, settings)
     if json_:
         typer.echo(json.dumps(found.as_data(), indent=2))
         return

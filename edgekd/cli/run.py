@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -10,27 +12,34 @@ from edgekd.cli.options import (
     DEFAULT_STORE,
     DEFAULT_THREADS,
     DeviceOption,
+    FreshOption,
     JsonOption,
+    MaxTimeOption,
+    QuietOption,
     RecipeArgument,
     SetOption,
     StoreOption,
     ThreadsOption,
+    UntilOption,
 )
+
+if TYPE_CHECKING:
+    from edgekd.pipeline.plan import Plan
+    from edgekd.pipeline.run import Outcome
+    from edgekd.pipeline.surroundings import Settings
+    from edgekd.store.store import Store
 
 
 def command(
     recipe: RecipeArgument,
     set_: SetOption = None,
-    until: Annotated[str | None, typer.Option(help="Stop after this step of the plan.")] = None,
-    max_time: Annotated[
-        str | None,
-        typer.Option("--max-time", help="End resumably after this long (`50m`, `2h`, `90s`); exit code 75."),
-    ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Do every step again, even what is stored.")] = False,
+    until: UntilOption = None,
+    max_time: MaxTimeOption = None,
+    fresh: FreshOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = DEFAULT_THREADS,
     store: StoreOption = DEFAULT_STORE,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the verdict.")] = False,
+    quiet: QuietOption = False,
     json_: JsonOption = False,
 ) -> int:
     """Run a recipe: train, select, distill, quantize, export, measure, judge, report.
@@ -38,15 +47,10 @@ def command(
     Finished steps are taken from the store. Interrupted (Ctrl-C, kill, --max-time), the same command
     continues where it was. The exit code is the gate's verdict: 0 pass, 1 fail, 3 inconclusive.
     """
-    import json
-
-    from edgekd.cli.display import display, print_outcome
     from edgekd.pipeline.plan import make_plan
     from edgekd.pipeline.recipe import load_recipe
-    from edgekd.pipeline.run import run
     from edgekd.pipeline.surroundings import Settings
     from edgekd.pipeline.validation import check_recipe
-    from edgekd.report.render import render
     from edgekd.store.store import Store
 
     plan = make_plan(load_recipe(recipe, overrides=set_ or ()))
@@ -54,28 +58,38 @@ def command(
     settings = Settings(
         device=device, threads=threads, fresh=fresh, until=until, max_seconds=parse_duration(max_time)
     )
+    return carry_out(plan, Store(store), settings, quiet=quiet, json_=json_)
+
+
+def carry_out(plan: Plan, store: Store, settings: Settings, *, quiet: bool, json_: bool) -> int:
+    """Run a plan, write its reports, print how it ended, and return the exit code."""
+    from edgekd.cli.display import display, print_outcome
+    from edgekd.pipeline.run import run
+    from edgekd.report.render import render
+
     with display(quiet=quiet or json_) as listener:
-        outcome = run(plan, Store(store), settings, [listener])
-    if outcome.verdict is None:
-        typer.echo(
-            json.dumps({"run": str(outcome.folder), "verdict": None}) if json_ else str(outcome.folder)
-        )
-        return 0
-    reports = render(outcome.folder, outcome.folder / "report")
+        outcome = run(plan, store, settings, [listener])
+    reports = {} if outcome.verdict is None else render(outcome.folder, outcome.folder / "report")
     if json_:
-        typer.echo(
-            json.dumps(
-                {
-                    "run": str(outcome.folder),
-                    "verdict": outcome.verdict.model_dump(mode="json"),
-                    "reports": {name: str(path) for name, path in reports.items()},
-                }
-            )
-        )
+        _print_json(outcome, reports)
+    elif outcome.verdict is None:
+        typer.echo(str(outcome.folder))
     else:
         print_outcome(outcome.folder)
         typer.echo(f"report: {reports['html']}")
     return outcome.exit_code
+
+
+def _print_json(outcome: Outcome, reports: Mapping[str, Path]) -> None:
+    import json
+
+    told: dict[str, Any] = {"run": str(outcome.folder), "verdict": None}
+    if outcome.verdict is not None:
+        told["verdict"] = outcome.verdict.model_dump(mode="json")
+        told["reports"] = {name: str(path) for name, path in reports.items()}
+        ablations = json.loads(reports["json"].read_text())["ablations"]
+        told |= {"ablations": ablations} if ablations else {}
+    typer.echo(json.dumps(told))
 
 
 def parse_duration(text: str | None) -> float | None:

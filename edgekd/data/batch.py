@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -19,3 +20,8 @@ class Batch:
     labels: Tensor
     indices: Tensor
     variant: int | None = None
+
+    def placed(self, place: Callable[[Tensor], Tensor]) -> Batch:
+        """The same batch with every tensor where `place` puts it."""
+        views = {name: place(view) for name, view in self.views.items()}
+        return replace(self, views=views, labels=place(self.labels), indices=place(self.indices))

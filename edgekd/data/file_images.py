@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekd.core.errors import DataError
+from edgekd.data.array_images import ArrayImages
 from edgekd.data.decode import decode_file, resize
+from edgekd.data.folder_scan import Scan
 from edgekd.data.split import Image, fingerprint
 
 Rows = npt.NDArray[np.int64]
@@ -74,3 +76,13 @@ class FileImages:
 
     def fingerprint(self, index: int) -> bytes:
         return self._files.fingerprints[int(self._rows[index])]
+
+
+def scanned_images(
+    paths: Sequence[Path], scanned: Scan, size: tuple[int, int], channels: int
+) -> ArrayImages | FileImages:
+    """The images of a scan of `paths`: its pixels where it kept them, else the files."""
+    if scanned.pixels is not None:
+        return ArrayImages(scanned.pixels)
+    files = ImageFiles(paths, scanned.fingerprints, size, channels)
+    return FileImages(files, np.arange(len(paths)))

@@ -54,7 +54,9 @@ def _read(root: Path, where: str) -> FolderLayout:
     if not _folders(splits["train"]):
         raise DataError("holds no class folders", where=where, fix=f"arrange the images as {EXPECTED}")
     classes = _classes(splits, where)
-    files = {split: {name: _files(folder / name) for name in classes} for split, folder in splits.items()}
+    files = {
+        split: {name: image_files(folder / name) for name in classes} for split, folder in splits.items()
+    }
     _refuse_empty(files, where)
     parts = {split: _listing(root, classes, images) for split, images in files.items()}
     return FolderLayout(classes, parts, tuple(_notes(splits.values(), classes, ignored)))
@@ -101,8 +103,8 @@ def _classes(splits: dict[str, Path], where: str) -> tuple[str, ...]:
     return classes
 
 
-def _files(folder: Path) -> list[Path]:
-    """Image files below a class folder, by suffix; subfolders (say one a patient) are followed."""
+def image_files(folder: Path) -> list[Path]:
+    """Image files below a folder, by suffix, sorted; subfolders (say one a patient) are followed."""
     if not folder.is_dir():
         return []
     return sorted(p for p in _visible(folder) if p.suffix.lower() in SUFFIXES)

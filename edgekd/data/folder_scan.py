@@ -20,6 +20,7 @@ from edgekd.data.near_duplicates import THUMBNAIL_SIDE, thumbnail
 from edgekd.data.split import fingerprint
 
 T = TypeVar("T")
+Rows = npt.NDArray[np.int64]
 
 _LISTED = 10
 _SIDE_STEP = 32
@@ -37,6 +38,21 @@ class Failures:
         more = len(self.messages) - _LISTED
         lines = [*self.messages[:_LISTED], *([f"and {more} more"] if more > 0 else [])]
         return "\n    ".join([f"{len(self.messages)} images cannot be decoded:", *lines])
+
+
+def decodable(failures: Failures, count: int, *, skip: bool, where: str) -> tuple[Rows, list[str]]:
+    """The rows of `count` files that could be decoded, and a note on the others.
+
+    Raises `DataError` for failures unless they may be skipped and leave something.
+    """
+    if failures.rows and not (skip and len(failures.rows) < count):
+        raise DataError(
+            failures.summary(),
+            where=where,
+            fix="repair or remove the files, or set `skip_undecodable: true`",
+        )
+    kept = np.setdiff1d(np.arange(count), np.array(failures.rows, np.int64))
+    return kept, [failures.summary()] if failures.rows else []
 
 
 @dataclass(frozen=True)

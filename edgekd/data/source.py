@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 
 from edgekd.core.config import Config
@@ -10,7 +12,7 @@ from edgekd.data.split import Dataset
 
 
 class Source(Config):
-    """One kind of data. `open` reads it; it raises `DataError` with a fix for anything it cannot use."""
+    """One kind of data. A source of its own overrides `read`; the rest of edgekd calls `open`."""
 
     calibration: int = Field(
         512,
@@ -24,8 +26,31 @@ class Source(Config):
         "must not meet the images it learned from in test.",
     )
 
+    unlabeled: Path | None = Field(
+        None,
+        description="A folder of further images without labels, in any subfolders, for methods that learn "
+        "from such images.",
+    )
+
+    skip_undecodable: bool = Field(
+        False,
+        description="Leave out image files that cannot be decoded (listed in the report) instead of failing.",
+    )
+
     def open(self, seed: int) -> Dataset:
-        """The data set; the same seed gives the same splits."""
+        """The data set, with the unlabeled images beside it; the same seed gives the same splits.
+
+        Raises `DataError` with a fix for anything it cannot use.
+        """
+        dataset = self.read(seed)
+        if self.unlabeled is None:
+            return dataset
+        from edgekd.data.unlabeled import with_unlabeled
+
+        return with_unlabeled(dataset, self.unlabeled, skip_undecodable=self.skip_undecodable)
+
+    def read(self, seed: int) -> Dataset:
+        """The four labeled splits. Raises `DataError` with a fix for anything it cannot use."""
         raise NotImplementedError
 
     def default_augment(self, image_size: tuple[int, int]) -> Augment:

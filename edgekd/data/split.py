@@ -1,4 +1,4 @@
-"""What a data set is to the rest of edgekd: four explicit splits of uint8 images with labels."""
+"""What a data set is to the rest of edgekd: explicit splits of uint8 images with labels."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from edgekd.core.digest import of_data
 Image = npt.NDArray[np.uint8]
 """One image, `[H, W, C]`, C in {1, 3}."""
 
+
+UNLABELED = "unlabeled"
+"""The split of images without labels, and the stream that they come from in training."""
 
 _CHUNK = 1024
 
@@ -73,7 +76,10 @@ def _fingerprints(images: Images) -> Iterator[bytes]:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Four splits over the same classes. Calibration is a seeded, unaugmented part of train."""
+    """Four splits over the same classes, and further images without labels where the recipe names some.
+
+    Calibration is a seeded, unaugmented part of train.
+    """
 
     train: Split
     val: Split
@@ -85,16 +91,23 @@ class Dataset:
     """(height, width) that training works at; images of other sizes are resized to it."""
     notes: tuple[str, ...] = ()
     """What a reader of the report should know: imbalance, near-duplicates kept together ..."""
+    unlabeled: Split | None = None
+    """Further images, all labeled -1; none of them is in val, calibration or test."""
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The four splits, and the unlabeled images where there are any."""
+        labeled = (self.train, self.val, self.calibration, self.test)
+        return labeled if self.unlabeled is None else (*labeled, self.unlabeled)
 
     def split(self, name: str) -> Split:
-        splits = {s.name: s for s in (self.train, self.val, self.calibration, self.test)}
-        return splits[name]
+        return {s.name: s for s in self.splits}[name]
 
     def digest(self) -> str:
-        """sha256 over the content of all four splits, the class names and the working size."""
+        """sha256 over the content of all splits, the class names and the working size."""
         return of_data(
             {
-                "splits": {s.name: s.digest() for s in (self.train, self.val, self.calibration, self.test)},
+                "splits": {s.name: s.digest() for s in self.splits},
                 "classes": list(self.classes),
                 "channels": self.channels,
                 "image_size": list(self.image_size),

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from edgekd.core.errors import UsageError
 from edgekd.core.seed import derive
 from edgekd.core.spec import NetworkSpec
+from edgekd.distill.heads import with_heads
 from edgekd.distill.participant import Participant
 from edgekd.distill.program import (
+    IMAGES,
     LOGITS,
     Architecture,
     Built,
@@ -53,7 +55,7 @@ def assemble(program: Program, given: Mapping[str, Participant], image_shape: Im
     networks = [name for name in program.roles if program.takes_images(name)]
     for name in networks:
         _play(program, given, name, roles, seed, image_shape)
-    shapes = tap_shapes(roles, image_shape)
+    shapes = {IMAGES: image_shape, **tap_shapes(roles, image_shape)}
     device = roles[networks[0]].device
     for name, origin in program.roles.items():
         if isinstance(origin, Built):
@@ -90,11 +92,9 @@ def _play(
             _play(program, given, other, roles, seed, image_shape)
             roles[name] = roles[other].copy()
             init_weights(roles[name].module, seed, name)
-        case Derived(of=other, transform=transform):
+        case Derived(of=other) as derived:
             _play(program, given, other, roles, seed, image_shape)
-            with _drawing_from(derive(seed, "role", name)):
-                roles[name] = transform(roles[other].copy())
-            roles[name].module.to(roles[other].device)
+            roles[name] = _derived(derived, name, roles[other], seed, image_shape)
         case Architecture() as wanted:
             model_for = _lookup(given, program.deploy.network)
             roles[name] = _of_catalogue(wanted, model_for, image_shape)
@@ -102,6 +102,22 @@ def _play(
             roles[name].module.to(model_for.device)
         case Built():
             pass
+
+
+def _derived(
+    derived: Derived, name: str, source: Participant, seed: int, image_shape: ImageShape
+) -> Participant:
+    with _drawing_from(derive(seed, "role", name)):
+        changed = derived.transform(source.copy())
+    changed.module.to(source.device)
+    if not derived.heads:
+        return changed
+    shapes = tap_shapes({name: changed}, image_shape)
+    modules = {
+        key: _built(head.builder, shapes, derive(seed, "role", name, key), source.device)
+        for key, head in derived.heads.items()
+    }
+    return with_heads(changed, derived.heads, modules)
 
 
 def _of_catalogue(wanted: Architecture, like: Participant, image_shape: ImageShape) -> Participant:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from edgekd.core.errors import UsageError
 from edgekd.data.sampling import Sampler
+from edgekd.distill.ablation import without
 from edgekd.distill.catalogue import METHODS
 from edgekd.distill.hooks import Ema
 from edgekd.distill.method import Part, Roster, Task
@@ -25,8 +26,8 @@ def build_program(
     """The program of the recipe's methods: their terms plus `task_weight` x cross-entropy, added once.
 
     The taps are names only, one sequence per teacher; labels: role -> class names. Raises `UsageError`
-    naming the method whose need is not met (no teacher, several, no such tap) and for a whole scheme listed
-    beside other methods.
+    naming the method whose need is not met (no teacher, several, no such tap), for a whole scheme listed
+    beside other methods, and where `leave_out` names no term or leaves none.
     """
     roles = teacher_roles(num_teachers)
     taps = dict(zip(roles, map(tuple, teacher_taps), strict=bool(teacher_taps)))
@@ -34,8 +35,8 @@ def build_program(
     roster = Roster(roles, tuple(student_taps), taps, labels or {}, task)
     built = [_build(use, roster) for use in settings.method]
     if len(built) == 1 and isinstance(built[0], Program):
-        return built[0]
-    return compose(_parts(settings, built), roster)
+        return without(built[0], settings.leave_out)
+    return without(compose(_parts(settings, built), roster), settings.leave_out)
 
 
 def teacher_roles(num_teachers: int) -> tuple[str, ...]:
@@ -69,9 +70,10 @@ def compose(parts: Sequence[Part], roster: Roster) -> Program:
     task = roster.task.term(roster.student, weight=min(part.task_weight for part in parts))
     terms = [term for part in parts for term in part.terms]
     student = student_turn((task, *terms), roster.student)
+    beside = (train for part in parts for train in part.train)
     main = Phase(
         "main",
-        (*(turn for part in parts for turn in part.turns), student),
+        (*(turn for part in parts for turn in part.turns), replace(student, train=(*student.train, *beside))),
         hooks=tuple(hook for part in parts for hook in part.hooks),
     )
     phases = (*(phase for part in parts for phase in part.before), main)

@@ -16,6 +16,7 @@ from edgekd.distill.cast import Cast
 from edgekd.distill.participant import in_full_precision
 from edgekd.distill.program import LOGITS, Term, Turn
 from edgekd.train.precision import Precision
+from edgekd.train.world import ALONE, World
 
 Memory = MutableMapping[str, Tensor]
 
@@ -61,6 +62,7 @@ class Live:
     memory: MutableMapping[str, Memory]
     recorded: Mapping[str, Recording] = field(default_factory=dict)
     """Role -> its answers on file, for roles that nothing changes."""
+    world: World = ALONE
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class _Key:
     view: str
     batch: int
     input_grad: bool
+    learns: bool
+    """Outputs that were computed for a turn in which the role rests carry no graph."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ class Context:
         """Every tap that the turn's terms declare for `role`, computed once per view."""
         taps = self._turn.taps(role)
         participant = self._live.cast.roles[role]
-        key = _Key(role, view, id(self.batch), input_grad)
+        key = _Key(role, view, id(self.batch), input_grad, role in self._turn.trained)
         found = self._cache.find(key, taps, participant.module.training)
         if found is not None:
             return found
@@ -183,7 +187,11 @@ class Context:
 
     def stream(self, name: str) -> Batch:
         number = self.progress.step * self._turn.repeat + self.progress.repetition
-        return self._live.streams[name].batch(number)
+        return self.world.share(self._live.streams[name].batch(number))
+
+    @property
+    def world(self) -> World:
+        return self._live.world
 
     def _gradient(self, role: str, inputs: Tensor) -> torch.set_grad_enabled:
         return torch.set_grad_enabled(role in self._turn.trained or inputs.requires_grad)
@@ -210,24 +218,28 @@ class TermContext:
         needs = self._term.needs
         self._touch(tap in needs.outputs.get(role, ()), "outputs", role, tap)
         self._touch(view in needs.views, "views", view)
-        return self._context.outputs(role, view, input_grad=input_grad)[tap]
+        return self._whole(self._context.outputs(role, view, input_grad=input_grad)[tap])
 
     def images(self, view: str = "x", *, input_grad: bool = False) -> Tensor:
         """`[B, C, H, W]` in [0, 1]; with `input_grad` the leaf that outputs with it depend on."""
         self._touch(view in self._term.needs.views, "views", view)
-        return self._context.images(view, input_grad=input_grad)
+        return self._whole(self._context.images(view, input_grad=input_grad))
+
+    def _whole(self, tensor: Tensor) -> Tensor:
+        """The rows of all processes for a term that compares samples; else this process's rows."""
+        return self._context.world.gather(tensor) if self._term.needs.whole_batch else tensor
 
     @property
     def labels(self) -> Tensor:
         """int64 `[B]`."""
         self._touch(self._term.needs.labels, "labels")
-        return self._context.batch.labels
+        return self._whole(self._context.batch.labels)
 
     @property
     def indices(self) -> Tensor:
         """int64 `[B]`: positions in the data set, for per-sample stores."""
         self._touch(self._term.needs.indices, "indices")
-        return self._context.batch.indices
+        return self._whole(self._context.batch.indices)
 
     def call(self, role: str, inputs: Tensor, tap: str = LOGITS) -> Tensor:
         """Run a role on a tensor that the term computed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -80,15 +80,19 @@ class Engine:
         fraction = self._spans[self._phase].within(position.fraction)
         self._progress = Progress(position.step, position.epoch, fraction)
         self.cache = OutputCache()
-        batch = self._placed(batch)
+        world = self._live.world
+        batch = world.share(batch).placed(self._live.precision.place)
         values: dict[str, float] = {}
         with torch.random.fork_rng(devices=self._cuda_devices()):
-            seed_step(self._live.seed, position.step)
+            seed_step(self._live.seed, position.step, world.rank)
             for update in self._updates:
                 new = update.run(batch, self._progress, self.cache)
                 values |= new | {"total": values.get("total", 0.0) + new["total"]}
+        for role in sorted(self.program.changing):
+            world.average_buffers(self.roles[role].module)
         for hook in self.phase.hooks:
             hook.after_step(hook_scope(hook, self._live, self._progress))
+        values = world.average(values)
         return values | {LEARNING_RATE: self._updates[-1].learning_rate}
 
     def end_epoch(self, position: Position) -> None:
@@ -97,7 +101,8 @@ class Engine:
 
     def evaluate(self) -> float:
         """Validation accuracy of the plain network with the weights that would be deployed now."""
-        accuracy = self._score(self._network(self._present()))
+        world = self._live.world
+        accuracy = world.told(self._score(self._network(self._present())) if world.leads else 0.0)
         for hook in self.phase.hooks:
             hook.after_evaluation(hook_scope(hook, self._live, self._progress), accuracy)
         return accuracy
@@ -111,11 +116,6 @@ class Engine:
         module = copy.deepcopy(self._network(kept or self._present()).module).cpu()
         # Another layout of the weights may round differently; a model read from a file is contiguous.
         return module.to(memory_format=torch.contiguous_format)
-
-    def _placed(self, batch: Batch) -> Batch:
-        place = self._live.precision.place
-        views = {name: place(view) for name, view in batch.views.items()}
-        return replace(batch, views=views, labels=place(batch.labels), indices=place(batch.indices))
 
     def _present(self) -> Mapping[str, Tensor]:
         deploy = self.program.deploy

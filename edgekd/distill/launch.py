@@ -16,9 +16,11 @@ from edgekd.distill.engine import Engine, Score
 from edgekd.distill.participant import Participant
 from edgekd.distill.program import Program
 from edgekd.distill.recorded import Recorder, record
+from edgekd.distill.sources import PlacedStream
 from edgekd.distill.update import Rules
 from edgekd.train.evaluate import accuracy, predict_logits
 from edgekd.train.precision import Precision
+from edgekd.train.world import ALONE, World
 
 Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 """Images `[N, H, W, C]` and labels `[N]`."""
@@ -39,6 +41,7 @@ def make_engine(
     streams: Mapping[str, Stream] | None = None,
     recorder: Recorder | None = None,
     compiled: bool = False,
+    world: World = ALONE,
 ) -> Engine:
     """The engine for one training run; it moves and trains the modules it is given in place.
 
@@ -46,7 +49,8 @@ def make_engine(
     loader's batches. others: further networks by role (`assistant`). ema: decay of the averaged weights
     that are evaluated and deployed instead of the last ones. precision: float32 on the CPU by default.
     recorder: keeps what frozen roles answer (`edgekd.distill.recorded`). compiled: torch.compile on every
-    image network, which takes half a minute each and pays in long trainings only.
+    image network, which takes half a minute each and pays in long trainings only. world: the processes that
+    share the training.
     Raises `UsageError` for a role without a network; `edgekd.distill.validate` tells more, earlier.
     """
     given = given_roles(student, teachers, others)
@@ -60,7 +64,8 @@ def make_engine(
     recorded = record(program, cast, image_shape, precision, recorder) if recorder else {}
     if compiled:
         cast = with_compiled(program, cast)
-    live = Live(cast, precision, seed, dict(streams or {}), {}, recorded)
+    placed = {name: PlacedStream(stream, precision.place) for name, stream in (streams or {}).items()}
+    live = Live(cast, precision, seed, placed, {}, recorded, world)
     return Engine(program, live, rules, image_shape, _score(validation, precision))
 
 

@@ -16,7 +16,7 @@ from edgekd.data.sampling import Sampler
 from edgekd.distill.card import Card
 from edgekd.distill.context import TermContext
 from edgekd.distill.hooks import Hook
-from edgekd.distill.program import LOGITS, Needs, Phase, Program, Role, Term, Turn
+from edgekd.distill.program import LOGITS, Needs, Phase, Program, Role, Term, Train, Turn
 from edgekd.distill.weights import Weight
 
 STUDENT = "student"
@@ -31,13 +31,25 @@ class Task:
     weight: float | None = None
     label_smoothing: float = 0.0
 
-    def term(self, role: str = STUDENT, *, weight: Weight = 1.0, name: str = "task") -> Term:
-        """weight x mean over the batch of -log p(label); the recipe's task weight replaces `weight`."""
+    def term(
+        self,
+        role: str = STUDENT,
+        *,
+        weight: Weight = 1.0,
+        name: str = "task",
+        tap: str = LOGITS,
+        view: str = "x",
+    ) -> Term:
+        """weight x mean over the batch of -log p(label); the recipe's task weight replaces `weight`.
+
+        tap: where the role has the logits [B, C] (an exit, a branch).
+        """
 
         def cross_entropy(context: TermContext) -> Tensor:
-            return F.cross_entropy(context.logits(role), context.labels, label_smoothing=self.label_smoothing)
+            logits = context.tap(role, tap, view)
+            return F.cross_entropy(logits, context.labels, label_smoothing=self.label_smoothing)
 
-        needs = Needs(outputs={role: (LOGITS,)}, labels=True)
+        needs = Needs(outputs={role: (tap,)}, labels=True, views=(view,))
         return Term(name, cross_entropy, needs, weight if self.weight is None else self.weight)
 
 
@@ -83,6 +95,18 @@ class Roster:
             )
         return self.teachers
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The student's stage taps in the order of depth; raises `UsageError` where there are none."""
+        stages = _stages(self.student_taps)
+        if not stages:
+            raise UsageError(
+                "needs feature taps `stage1`.. in the student, which has none",
+                choices=self.student_taps,
+                fix="declare them in the network (`self.taps`), or use a method on logits",
+            )
+        return tuple(stages)
+
     def pairs(self, wanted: Mapping[str, str] | None) -> TapPairs:
         """`wanted` (student's tap -> teacher's), or the stages of both, matched from the deepest up.
 
@@ -123,10 +147,12 @@ class Part:
 
     terms join the student's turn. turns (a discriminator's) come before it in the main phase. before:
     phases that precede it (`share` counts against 1.0 for the main phase). task_weight: the paper's weight
-    of the cross-entropy with the labels. sampler: how batches are made up.
+    of the cross-entropy with the labels. sampler: how batches are made up. train: roles that learn beside
+    the student in its turn (a translator that other turns use too; what no other turn uses is an adapter).
     """
 
     terms: tuple[Term, ...] = ()
+    train: tuple[Train, ...] = ()
     roles: Mapping[str, Role] = field(default_factory=dict)
     turns: tuple[Turn, ...] = ()
     before: tuple[Phase, ...] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -76,22 +76,12 @@ class _LastTapSeen(Exception):
     """Ends a forward pass whose remaining outputs nobody reads."""
 
 
-class _Recorder(TapRecorder):
-    """Records strictly (each tap once, not overwritten in place) and stops at the last tap it needs."""
+class StrictRecorder(TapRecorder):
+    """Records each tap once; `check` refuses values that never came or were overwritten in place."""
 
-    def __init__(self, participant: Participant, taps: Sequence[str]) -> None:
-        wanted = [tap for tap in taps if tap != LOGITS]
-        super().__init__(participant.module, wanted, taps=participant.taps)
-        self._module = participant.module
-        self._missing = set(wanted)
-        self._whole = LOGITS in taps
+    def __init__(self, module: nn.Module, names: Iterable[str], *, taps: Mapping[str, Tap]) -> None:
+        super().__init__(module, names, taps=taps)
         self._versions: dict[str, int] = {}
-
-    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
-        with self, suppress(_LastTapSeen):
-            self.values[LOGITS] = self._module(inputs)
-        self._check()
-        return self.values
 
     def _record_input(self, name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         # An in-place activation overwrites its own input.
@@ -109,12 +99,15 @@ class _Recorder(TapRecorder):
             )
         self.values[name] = value
         self._versions[name] = value._version
-        self._missing.discard(name)
-        if not self._whole and not self._missing:
-            raise _LastTapSeen
 
-    def _check(self) -> None:
-        for name in sorted(self._missing):
+    @property
+    def missing(self) -> list[str]:
+        """Taps that have no value yet."""
+        return sorted(self._points.keys() - self.values.keys())
+
+    def check(self) -> None:
+        """Raise `UsageError` for a tap without a value or with one that has changed since."""
+        for name in self.missing:
             raise UsageError(
                 f"the forward pass never ran the module at tap `{name}`",
                 fix="point the tap at a leaf module that runs exactly once",
@@ -125,3 +118,24 @@ class _Recorder(TapRecorder):
                     f"the tensor at tap `{name}` was overwritten by an in-place operation behind it",
                     fix="tap the module that writes it, or build the network with inplace=False",
                 )
+
+
+class _Recorder(StrictRecorder):
+    """Stops the forward pass at the last tap that is wanted."""
+
+    def __init__(self, participant: Participant, taps: Sequence[str]) -> None:
+        wanted = [tap for tap in taps if tap != LOGITS]
+        super().__init__(participant.module, wanted, taps=participant.taps)
+        self._module = participant.module
+        self._whole = LOGITS in taps
+
+    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
+        with self, suppress(_LastTapSeen):
+            self.values[LOGITS] = self._module(inputs)
+        self.check()
+        return self.values
+
+    def _record(self, name: str, value: Tensor) -> None:
+        super()._record(name, value)
+        if not self._whole and not self.missing:
+            raise _LastTapSeen

@@ -20,20 +20,23 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor, nn
 
 from edgekd.data.sampling import Sampler
-from edgekd.distill.sources import Labeled, Source
+from edgekd.distill.sources import LOOP, Labeled, Source
 from edgekd.distill.weights import Weight
 
 if TYPE_CHECKING:
     from edgekd.distill.context import TermContext
     from edgekd.distill.hooks import Hook
     from edgekd.distill.participant import Participant
+    from edgekd.networks.tap import Tap
 
 LOGITS = "logits"
 """The tap that every image network has: what its forward pass returns."""
 
 Mode = Literal["train", "eval"]
 Shapes = Mapping[tuple[str, str], tuple[int, ...]]
-"""(role, tap) -> shape of one sample: `(C,)` or `(C, H, W)`."""
+"""(role, tap) -> shape of one sample: `(C,)` or `(C, H, W)`; under `IMAGES` that of the batches' images."""
+IMAGES = ("", "images")
+"""Where `Shapes` says how large the images are that the loop gives, `(C, H, W)`."""
 ModuleBuilder = Callable[[Shapes], nn.Module]
 StateDict = Mapping[str, Tensor]
 
@@ -68,14 +71,33 @@ class Built:
 
 
 @dataclass(frozen=True)
-class Derived:
-    """A copy of another role, changed by `transform` (branches, exits, further heads with taps).
+class Head:
+    """A further module on a network, run with the values at `taps` once the network is through.
 
-    `transform` may change the copy in place; weights it adds come from (seed, role).
+    `builder` gets the shapes of the role's taps. The head's output is a tap under the head's name; `inner`
+    (name -> point within it) adds taps `head:name`.
+    """
+
+    taps: tuple[str, ...]
+    builder: ModuleBuilder
+    inner: Mapping[str, Tap] = field(default_factory=dict)
+
+
+def _unchanged(participant: Participant) -> Participant:
+    return participant
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A copy of another role, changed by `transform` (branches), then given `heads` (exits, gates) by name.
+
+    `transform` may change the copy in place; weights it adds come from (seed, role), those of a head from
+    (seed, role, head). `edgekd.distill.heads.without_heads` gives a state dict back without the heads.
     """
 
     of: str
-    transform: Callable[[Participant], Participant]
+    transform: Callable[[Participant], Participant] = _unchanged
+    heads: Mapping[str, Head] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -235,9 +257,21 @@ class Program:
     @property
     def views(self) -> tuple[str, ...]:
         """The views that the loop's batches must carry."""
-        labeled = [turn for turn in self.turns if isinstance(turn.source, Labeled)]
-        views = [view for turn in labeled for term in turn.terms for view in term.needs.views]
-        return tuple(dict.fromkeys(["x", *views]))
+        return self._supplied().get(LOOP, ("x",))
+
+    @property
+    def streams(self) -> Mapping[str, tuple[str, ...]]:
+        """The further streams that the turns draw from -> the views that their batches must carry."""
+        return {stream: views for stream, views in self._supplied().items() if stream != LOOP}
+
+    def _supplied(self) -> Mapping[str, tuple[str, ...]]:
+        """Stream (or `LOOP`) -> views, `x` always among them."""
+        found: dict[str, dict[str, None]] = {}
+        for turn in self.turns:
+            wanted = dict.fromkeys(view for term in turn.terms for view in term.needs.views)
+            for stream, views in turn.source.supplies(tuple(wanted)).items():
+                found.setdefault(stream, {"x": None}).update(dict.fromkeys(views))
+        return {stream: tuple(views) for stream, views in found.items()}
 
     @property
     def changing(self) -> frozenset[str]:

@@ -41,7 +41,8 @@ Floats = npt.NDArray[np.float32]
 class ImagePool(Protocol):
     """Where images come from by position; `edgekd.data.loader.Loader` is one."""
 
-    num_images: int
+    @property
+    def num_images(self) -> int: ...
 
     def images(self, indices: Tensor, view: str, variant: int) -> Tensor: ...
 
@@ -211,7 +212,8 @@ def record(
     program: Program, cast: Cast, image_shape: ImageShape, precision: Precision, recorder: Recorder
 ) -> dict[str, Recorded]:
     """The recordings of every role that nothing changes and whose answers are vectors that fit."""
-    wanted = recordable(program, tap_shapes(cast.roles, image_shape))
+    networks = {name: role for name, role in cast.roles.items() if program.takes_images(name)}
+    wanted = recordable(program, tap_shapes(networks, image_shape))
     rows = recorder.pool.num_images * recorder.num_variants * max(len(program.views), 1)
     share = recorder.max_bytes // max(sum(map(len, wanted.values())), 1)
     recorded: dict[str, Recorded] = {}

@@ -61,12 +61,14 @@ class DistillSettings(Config):
     """`method` is a name, a mapping with its parameters, or a list of composable methods.
 
     task_weight: weight of the cross-entropy with the labels; None takes the method's own (the smallest one
-    of several methods). A method's `weight` parameter replaces the paper's.
+    of several methods). A method's `weight` parameter replaces the paper's. leave_out: names of terms of the
+    student's loss that are dropped, everything else as it was.
     """
 
     method: MethodUses = (MethodUse(name="kd"),)
     task_weight: float | None = Field(None, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    leave_out: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _unique(self) -> DistillSettings:

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import torch
+from torch import Tensor
 
 from edgekd.data.batch import Batch
 
 if TYPE_CHECKING:
-    from edgekd.distill.context import Context
+    from edgekd.distill.context import Context, Stream
+
+
+LOOP = ""
+"""The loop's own batches, where a stream could be named."""
 
 
 class Source(Protocol):
-    """Draws one batch per update. `outputs` (role -> taps) and `roles` name the roles it runs."""
+    """Draws one batch per update. `outputs` (role -> taps) and `roles` name the roles it runs.
+
+    `supplies` says whose batches it takes: stream (or `LOOP`) -> those of a turn's `views` that it carries.
+    """
 
     @property
     def outputs(self) -> Mapping[str, tuple[str, ...]]: ...
 
     @property
     def roles(self) -> tuple[str, ...]: ...
+
+    def supplies(self, views: Sequence[str]) -> Mapping[str, tuple[str, ...]]: ...
 
     def draw(self, context: Context, given: Batch) -> Batch:
         """A batch for this update; `given` is the loop's batch. Must depend on nothing but its arguments."""
@@ -35,6 +45,9 @@ class Labeled:
     outputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     roles: tuple[str, ...] = ()
 
+    def supplies(self, views: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+        return {LOOP: tuple(views)}
+
     def draw(self, context: Context, given: Batch) -> Batch:
         return given
 
@@ -46,6 +59,9 @@ class Named:
     name: str
     outputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     roles: tuple[str, ...] = ()
+
+    def supplies(self, views: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+        return {self.name: tuple(views)}
 
     def draw(self, context: Context, given: Batch) -> Batch:
         return context.stream(self.name)
@@ -61,6 +77,11 @@ class Beside:
     name: str
     outputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     roles: tuple[str, ...] = ()
+
+    def supplies(self, views: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+        prefix = f"{self.name}:"
+        beside = tuple(view.removeprefix(prefix) for view in views if view.startswith(prefix))
+        return {LOOP: tuple(view for view in views if not view.startswith(prefix)), self.name: beside}
 
     def draw(self, context: Context, given: Batch) -> Batch:
         others = {f"{self.name}:{view}": images for view, images in context.stream(self.name).views.items()}
@@ -86,12 +107,32 @@ class Generated:
     def roles(self) -> tuple[str, ...]:
         return (self.role,)
 
+    def supplies(self, views: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+        return {}
+
     def draw(self, context: Context, given: Batch) -> Batch:
         size = len(given.labels)
-        latent = torch.randn(size, self.latent_size, generator=context.generator("source", self.role))
+        world, generator = context.world, context.generator("source", self.role)
+        latent = world.rows(torch.randn(size * world.size, self.latent_size, generator=generator))
         unknown = torch.full_like(given.labels, -1)
-        images = context.call(self.role, latent.to(given.views["x"].device))
+        images = context.call(self.role, latent.to(given.views["x"]))
         return Batch({"x": images}, unknown, unknown)
+
+
+class PlacedStream:
+    """A stream whose batches lie where the networks do; asked twice for one, it gives the same object."""
+
+    def __init__(self, stream: Stream, place: Callable[[Tensor], Tensor]) -> None:
+        self._stream = stream
+        self._place = place
+        self._given: Batch | None = None
+        self._placed: Batch | None = None
+
+    def batch(self, number: int) -> Batch:
+        given = self._stream.batch(number)
+        if self._placed is None or given is not self._given:
+            self._given, self._placed = given, given.placed(self._place)
+        return self._placed
 
 
 class EpochLoader(Protocol):

@@ -96,6 +96,7 @@ class Update:
         self.optimizer.zero_grad(set_to_none=True)
         precision = self._live.precision
         precision.backward(total)
+        self._live.world.average_gradients(self._parameters())
         for hook in self._hooks:
             hook.before_update(hook_scope(hook, self._live, progress), self._turn.trained)
         factor = self._rules.schedule.factor(progress.fraction)

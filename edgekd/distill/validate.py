@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 
@@ -11,8 +12,7 @@ from edgekd.data.batch import Batch
 from edgekd.distill.cast import ImageShape, assemble
 from edgekd.distill.context import Context, Live, OutputCache, Progress, TermContext
 from edgekd.distill.participant import Participant
-from edgekd.distill.program import LOGITS, Built, Program, Term, Turn
-from edgekd.distill.sources import Named
+from edgekd.distill.program import LOGITS, Built, Program, Term
 from edgekd.train.precision import Precision
 
 _BATCH_SIZE = 4
@@ -99,6 +99,8 @@ def _tap_problems(program: Program, given: Mapping[str, Participant], lost: froz
 def _label_problems(program: Program, given: Mapping[str, Participant]) -> Iterator[str]:
     for term in program.terms:
         readers = [role for role, taps in term.needs.outputs.items() if LOGITS in taps]
+        # Who reads the modules of several roles has their classifiers in hand.
+        readers += term.needs.modules
         networks = dict.fromkeys(program.network_of(role) for role in readers)
         labels = {n: given[n].labels for n in networks if n is not None and given[n].labels is not None}
         if term.needs.same_labels and len(set(labels.values())) > 1:
@@ -118,35 +120,48 @@ def _difference(first: tuple[str, ...] | None, second: tuple[str, ...] | None) -
 
 
 def _stream_problems(program: Program, streams: Collection[str]) -> Iterator[str]:
-    for turn in program.turns:
-        if isinstance(turn.source, Named) and turn.source.name not in streams:
-            yield f"it needs the data stream `{turn.source.name}` (given: {', '.join(streams) or 'none'})"
+    for name in program.streams:
+        if name not in streams:
+            yield f"it needs the data stream `{name}` (given: {', '.join(streams) or 'none'})"
 
 
 def _trial(program: Program, given: Mapping[str, Participant], shape: ImageShape) -> Iterator[str]:
     """Every term once on copies of the networks."""
     copies = {name: participant.copy() for name, participant in given.items()}
     try:
-        live = Live(assemble(program, copies, shape, seed=0), Precision("fp32", "cpu"), 0, {}, {})
+        cast = assemble(program, copies, shape, seed=0)
     except (EdgekdError, RuntimeError, KeyError, IndexError) as error:
         yield f"a network or adapter cannot be built or run: {error}"
         return
-    for role in live.cast.roles.values():
+    for role in cast.roles.values():
         role.module.eval()
+    device = next(iter(cast.roles.values())).device
+    streams = {name: _Black(views, shape, device) for name, views in program.streams.items()}
+    live = Live(cast, Precision("fp32", "cpu"), 0, streams, {})
     for turn in program.turns:
-        if not isinstance(turn.source, Named):
-            yield from _trial_of_turn(turn, live, shape)
+        context = Context(
+            live,
+            turn,
+            Progress(0, 0, 0.0),
+            _Black(program.views, shape, device).batch(0),
+            OutputCache(),
+        )
+        for term in turn.terms:
+            yield from _trial_of_term(term, context)
 
 
-def _trial_of_turn(turn: Turn, live: Live, shape: ImageShape) -> Iterator[str]:
-    views = {view for term in turn.terms for view in term.needs.views} | {"x"}
-    device = next(iter(live.cast.roles.values())).device
-    labels = torch.zeros(_BATCH_SIZE, dtype=torch.int64, device=device)
-    images = torch.zeros(_BATCH_SIZE, *shape, device=device)
-    batch = Batch(dict.fromkeys(sorted(views), images), labels, torch.arange(_BATCH_SIZE, device=device))
-    context = Context(live, turn, Progress(0, 0, 0.0), batch, OutputCache())
-    for term in turn.terms:
-        yield from _trial_of_term(term, context)
+@dataclass(frozen=True)
+class _Black:
+    """A stream of black images, all of class 0."""
+
+    views: tuple[str, ...]
+    shape: ImageShape
+    device: torch.device
+
+    def batch(self, number: int) -> Batch:
+        labels = torch.zeros(_BATCH_SIZE, dtype=torch.int64, device=self.device)
+        images = torch.zeros(_BATCH_SIZE, *self.shape, device=self.device)
+        return Batch(dict.fromkeys(self.views, images), labels, torch.arange(_BATCH_SIZE, device=self.device))
 
 
 def _trial_of_term(term: Term, context: Context) -> Iterator[str]:

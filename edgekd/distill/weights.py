@@ -45,6 +45,28 @@ class RampUp:
 
 
 @dataclass(frozen=True)
+class WarmUp:
+    """Linearly from zero to `weight` until `over` of the phase is done, then `weight`."""
+
+    weight: float
+    over: float
+
+    def __call__(self, fraction: float) -> float:
+        return self.weight * min(1.0, fraction / self.over) if self.over else self.weight
+
+
+@dataclass(frozen=True)
+class After:
+    """Zero until `fraction` of the phase is done, then `weight` (distillation after a burn-in)."""
+
+    weight: float
+    fraction: float
+
+    def __call__(self, fraction: float) -> float:
+        return self.weight if fraction >= self.fraction else 0.0
+
+
+@dataclass(frozen=True)
 class Until:
     """`weight` while less than `fraction` of the phase is done, then zero (early-stopped distillation)."""
 

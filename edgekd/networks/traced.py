@@ -56,7 +56,7 @@ class TracedNetwork(fx.GraphModule):
         return duplicate
 
 
-class _Tracer(fx.Tracer):
+class Tracer(fx.Tracer):
     """Keeps layers whose behavior depends on the training mode whole: tracing would freeze that mode."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -72,7 +72,7 @@ def traced(module: nn.Module, input_shape: tuple[int, int, int]) -> TracedNetwor
     """
     training = module.training
     try:
-        graph = _Tracer().trace(module.eval())
+        graph = Tracer().trace(module.eval())
     except Exception as error:
         raise ModelError(
             f"{type(module).__name__} cannot be traced, so it has no taps: {error}",

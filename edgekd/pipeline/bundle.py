@@ -33,7 +33,7 @@ from edgekd.core.preprocess import Preprocess
 from edgekd.core.run_record import LOCKED_RECIPE, MEASUREMENTS, RECORD, VERDICT, RunRecord
 from edgekd.core.verdict import Verdict
 from edgekd.pipeline.predict_script import PREDICT_SCRIPT
-from edgekd.pipeline.run_folder import final_graph, read_record
+from edgekd.pipeline.run_folder import again, final_graph, read_record
 
 BUNDLE = "bundle.json"
 SCHEMA_VERSION = 1
@@ -127,7 +127,7 @@ def make_bundle(run_folder: Path, out: Path, *, force: bool = False) -> Bundle:
     """Write the bundle of a finished run. Raises `UsageError` for an unfinished run or an existing folder."""
     record = read_record(run_folder)
     if record.finished_at is None or not record.rows:
-        raise UsageError("the run is not finished", where=str(run_folder), fix=f"edgekd run {record.recipe}")
+        raise UsageError("the run is not finished", where=str(run_folder), fix=again(record))
     if out.exists() and not force:
         raise UsageError("the folder exists already", where=str(out), fix="--force, or another folder")
     if out.exists() and not (out / BUNDLE).is_file():

@@ -15,7 +15,7 @@ from edgekd.measure.decidability import drop_is_decidable, share_is_decidable
 from edgekd.measure.protocol import PROTOCOLS
 from edgekd.pipeline.keys import changed, ingredients, key_of
 from edgekd.pipeline.plan import Plan, PlannedStep
-from edgekd.pipeline.run_folder import read_record
+from edgekd.pipeline.run_folder import ABLATION, read_record
 from edgekd.pipeline.surroundings import Settings, Surroundings, look_around
 from edgekd.stages.catalogue import STAGES
 from edgekd.stages.stage import Stage
@@ -101,21 +101,28 @@ class _Walker:
 
     @property
     def _recipe(self) -> str:
-        return self.plan.recipe.name
+        """An ablation's steps are those of its recipe."""
+        return self.plan.recipe.name.removesuffix(ABLATION)
 
     def _open(self, step: PlannedStep, why: tuple[str, ...]) -> StepForecast:
         seconds, basis = self._estimate(step)
         return StepForecast(step.name, step.control, False, seconds, basis, why)
 
     def _estimate(self, step: PlannedStep) -> tuple[float | None, str]:
-        own = [past for recipe, past in self.past if (recipe, past.name) == (self._recipe, step.name)]
-        timed = [past for past in own if past.status == "ran" and past.seconds]
-        if timed:
-            return self._scaled(step, timed[0]), "as last time"
+        for name in (step.name, *self._as_long(step)):
+            own = [past for recipe, past in self.past if (recipe, past.name) == (self._recipe, name)]
+            timed = [past for past in own if past.status == "ran" and past.seconds]
+            if timed:
+                return self._scaled(step, timed[0]), "as last time"
         stage: Stage = STAGES.load(step.stage)
         if stage.estimate is None:
             return None, "never run here"
         return stage.estimate(step.config, len(self.around.data.dataset.train)), "rough, from typical speed"
+
+    def _as_long(self, step: PlannedStep) -> tuple[str, ...]:
+        """A control takes as long as the step it is compared with, unless it trains for fewer epochs."""
+        epochs = {other.name: getattr(other.config, "epochs", None) for other in self.plan.steps}
+        return tuple(name for name in step.inputs.get("pace", ()) if epochs[name] == epochs[step.name])
 
     def _scaled(self, step: PlannedStep, past: StepRecord) -> float:
         """Longer or shorter in proportion to the epochs."""
@@ -135,7 +142,7 @@ def _past_steps(store: Store) -> list[tuple[str, StepRecord]]:
             record = read_record(path.parent)
         except UsageError:
             continue
-        found += [(record.recipe, step) for step in record.steps if step.key]
+        found += [(record.recipe.removesuffix(ABLATION), step) for step in record.steps if step.key]
     return found
 
 

@@ -39,8 +39,8 @@ def ingredients(
 ) -> dict[str, Any]:
     """What the step's result depends on.
 
-    `surroundings` holds `seed`, `threads`, `device`, and the digests of `data`, `limits`, `targets` and
-    `plans`; a stage's `reads` says which of the latter count for it.
+    `surroundings` holds `seed`, `threads`, `device`, and the digests of `data`, `labeled_data`, `limits`,
+    `targets` and `plans`; a stage's `reads` says which of the latter count for it.
     """
     stage: Stage = STAGES.load(step.stage)
     always = ("seed", "threads", "device", "dtype")

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgekd.core.errors import RecipeError
+from edgekd.core.errors import RecipeError, UsageError
 from edgekd.pipeline.recipe import Recipe, StepSpec
 from edgekd.stages.catalogue import STAGES
-from edgekd.stages.stage import Input, Stage, StageConfig
+from edgekd.stages.stage import Control, Input, Stage, StageConfig
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,12 @@ class Plan:
         return replace(self, steps=self.steps[: names.index(name) + 1])
 
 
-def make_plan(recipe: Recipe) -> Plan:
-    """Resolve inputs, insert required stages, add controls and probe exports. Raises `RecipeError`."""
-    builder = _Builder(recipe)
+def make_plan(recipe: Recipe, *, ablate: bool = False) -> Plan:
+    """Resolve inputs, insert required stages, add controls and probe exports. Raises `RecipeError`.
+
+    ablate: also a control without each part that a step can do without (`Stage.ablations`).
+    """
+    builder = _Builder(recipe, ablate)
     for spec in recipe.steps:
         builder.add(spec)
     return builder.finish()
@@ -68,8 +71,9 @@ def plans_of(plan: Plan) -> dict[str, Any]:
 
 
 class _Builder:
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, ablate: bool) -> None:
         self.recipe = recipe
+        self.ablate = ablate
         self.main: list[PlannedStep] = []
         self.controls: list[PlannedStep] = []
         self.rows: list[PlannedRow] = []
@@ -89,13 +93,25 @@ class _Builder:
         self._add_controls(stage, step)
 
     def _add_controls(self, stage: Stage, step: PlannedStep) -> None:
-        for control in stage.controls(step.config):
+        # The step's own controls first: what `against: student` finds must not depend on `ablate`.
+        for control in (*stage.controls(step.config), *self._ablations(stage, step)):
             name = f"{step.name}-{control.suffix}"
             row = control.row if step.name == step.stage else f"{step.name}-{control.row}"
             config = step.config.model_copy(update={**control.changes, "name": name})
             inputs = {**step.inputs, "pace": (step.name,)}
             self.controls.append(PlannedStep(name, step.stage, config, inputs, control=True))
             self.titles[name] = (row, control.title, True)
+
+    def _ablations(self, stage: Stage, step: PlannedStep) -> Sequence[Control]:
+        if not self.ablate or stage.ablations is None or self.problems:
+            return ()
+        by_name = {other.name: other for other in self.main}
+        known = {name: [by_name[feeder] for feeder in feeders] for name, feeders in step.inputs.items()}
+        try:
+            return stage.ablations(step.config, known)
+        except UsageError as error:
+            self.problems.append(f"step `{step.name}`: {error}")
+            return ()
 
     def finish(self) -> Plan:
         exports = [step for step in self.main if _stage(step).produces == "graph"]
@@ -110,10 +126,18 @@ class _Builder:
             self.rows.append(row)
             if probe is not None:
                 steps.append(probe)
+        self._refuse_twice([step.name for step in steps])
+        self._refuse_twice([row.name for row in self.rows])
         (final_model,) = final_export.inputs["model"]
         final = next(row.name for row in self.rows if row.model_step == final_model)
         rows = sorted(self.rows, key=lambda row: _order(row, self.main, self.controls))
         return Plan(self.recipe, tuple(steps), tuple(rows), final)
+
+    def _refuse_twice(self, names: Sequence[str]) -> None:
+        """A step that is called like another's control or probe would take its place."""
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            text = f"steps: `{name}` is also the name of a control or probe; give the step another `name:`"
+            raise RecipeError([text], where=str(self.recipe.file))
 
     def _row(
         self, step: PlannedStep, final_export: PlannedStep, exports: Sequence[PlannedStep]

@@ -18,7 +18,7 @@ from edgekd.measure.runner import Item
 from edgekd.pipeline.bundle import BUNDLE, Bundle, read_bundle
 from edgekd.pipeline.recipe import load_recipe
 from edgekd.pipeline.rejudge import locked_gate, read_locked, rejudge
-from edgekd.pipeline.run_folder import RunFolder, find_run, read_record, step_artifact
+from edgekd.pipeline.run_folder import RunFolder, again, find_run, read_record, step_artifact
 from edgekd.pipeline.session import Order, Session, items_of, take
 from edgekd.store.store import Store
 from edgekd.targets.devices_file import DEVICES_FILE, LOCAL, read_targets, select_targets
@@ -56,7 +56,7 @@ def _run(
 ) -> list[Measurement]:
     record, locked = read_record(folder), read_locked(folder)
     if record.finished_at is None or not record.rows:
-        raise UsageError("the run is not finished", where=str(folder), fix=f"edgekd run {record.recipe}")
+        raise UsageError("the run is not finished", where=str(folder), fix=again(record))
     chosen = _targets(targets or [str(name) for name in locked["targets"]])
     graphs = {row.graph_step: step_artifact(record, folder, row.graph_step) for row in record.rows}
     _check_whole(record, folder, graphs)
@@ -88,7 +88,7 @@ def _check_whole(record: RunRecord, folder: Path, graphs: dict[str, Artifact]) -
             raise UsageError(
                 f"the evaluation set of `{row.name}` is no longer in the store",
                 where=str(folder / row.evalset),
-                fix=f"edgekd run {record.recipe}",
+                fix=again(record),
             )
 
 

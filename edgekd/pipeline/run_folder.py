@@ -14,6 +14,10 @@ from edgekd.core.run_record import EVENTS, LOCKED_RECIPE, RECORD, RunRecord
 from edgekd.store.store import Store
 
 
+ABLATION = ".ablation"
+"""How the name of an ablation's runs ends. No recipe's name holds a dot, so none is taken for the other."""
+
+
 class RunFolder:
     """`runs/<recipe>/<id>/` in a store."""
 
@@ -71,10 +75,10 @@ def step_artifact(record: RunRecord, folder: Path, step_name: str) -> Artifact:
     """The artifact of one of the run's steps; raises `UsageError` when the store has let go of it."""
     step = next((step for step in record.steps if step.name == step_name), None)
     if step is None or step.folder is None:
-        raise UsageError(f"the run has not made `{step_name}`", where=str(folder), fix=_again(record))
+        raise UsageError(f"the run has not made `{step_name}`", where=str(folder), fix=again(record))
     path = folder / step.folder
     if not (path / MANIFEST).is_file():
-        raise UsageError("the run's artifact is no longer in the store", where=str(path), fix=_again(record))
+        raise UsageError("the run's artifact is no longer in the store", where=str(path), fix=again(record))
     return Artifact.read(path.resolve())
 
 
@@ -82,20 +86,27 @@ def final_graph(record: RunRecord, folder: Path) -> Artifact:
     """The artifact that ships; raises `UsageError` when the run has not come that far."""
     row = next((row for row in record.rows if row.name == record.final), None)
     if row is None:
-        raise UsageError("the run is not finished", where=str(folder), fix=_again(record))
+        raise UsageError("the run is not finished", where=str(folder), fix=again(record))
     return step_artifact(record, folder, row.graph_step)
 
 
-def _again(record: RunRecord) -> str:
-    return f"edgekd run {record.recipe}"
+def again(record: RunRecord) -> str:
+    """The command that goes on with a run."""
+    name = record.recipe.removesuffix(ABLATION)
+    return f"edgekd {'run' if name == record.recipe else 'ablate'} {name}"
 
 
 def find_run(store: Store, name: str | None) -> Path:
-    """A run's folder from a path, a recipe's name (its latest run) or None (the latest run of all)."""
+    """A run's folder from a path, a recipe's name (its latest run) or None (the latest run of all recipes).
+
+    An ablation is found by its own name only (`tiny.ablation`): nobody means it who names none.
+    """
     if name is not None and (Path(name) / RECORD).is_file():
         return Path(name)
     pattern = f"{name}/*/{RECORD}" if name is not None else f"*/*/{RECORD}"
     records = sorted((store.root / "runs").glob(pattern), key=lambda path: path.stat().st_mtime)
+    if name is None:
+        records = [path for path in records if path.parent.parent.suffix != ABLATION]
     if not records:
         known = sorted({path.parent.parent.name for path in (store.root / "runs").glob(f"*/*/{RECORD}")})
         what = f"no run of `{name}`" if name is not None else "no run yet"

@@ -58,6 +58,7 @@ def look_around(plan: Plan, store: Store, settings: Settings) -> Surroundings:
         "device": settings.device,
         "dtype": machine_dtype(),
         "data": data.digest,
+        "labeled_data": data.labeled_digest,
         "targets": stable_digest(facts),
         "limits": of_data([limit.model_dump(mode="json", exclude={"source"}) for limit in policy_limits]),
         "plans": of_data(plans_of(plan)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgekd.report.ablation import ablations_of
 from edgekd.report.caveats import caveats_of, not_measured_of
 from edgekd.report.classes import classes_of
 from edgekd.report.controls import controls_of
@@ -43,6 +44,7 @@ def collect(source: Source) -> Facts:
         provenance=record.provenance,
         command=tuple(record.command),
         recipe_text=source.recipe_text,
+        ablations=ablations_of(source, predictions),
     )
 
 

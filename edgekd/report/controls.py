@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgekd.core.run_record import Row
+from edgekd.report.ablation import is_ablation
 from edgekd.report.facts import Answer, ControlFact, Number
 from edgekd.report.formatting import points, ratio
 from edgekd.report.predictions import Predictions
@@ -34,8 +35,11 @@ def controls_of(source: Source, predictions: Predictions) -> tuple[ControlFact, 
 
 
 def _pairs(source: Source) -> Iterator[tuple[Row, Row]]:
-    """(control, the stage it is compared with): a control stands before the stage it belongs to."""
-    rows = source.record.rows
+    """(control, the stage it is compared with): a control stands before the stage it belongs to.
+
+    What an ablation left out has a section of its own.
+    """
+    rows = [row for row in source.record.rows if not is_ablation(source, row)]
     for index, row in enumerate(rows):
         later = [one for one in rows[index + 1 :] if one.role == "stage"]
         if row.role == "control" and later:

@@ -12,6 +12,7 @@ from edgekd.core.measurement import Quantity
 from edgekd.core.verdict import Outcome
 
 Answer = Literal["yes", "no", "can't tell"]
+Worth = Literal["bought", "cost", "can't tell"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,39 @@ class ControlFact:
     answer: Answer
     because: str
     target: str
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What a term of the loss bought: accuracy of the whole minus accuracy without it, on the same images.
+
+    `term` is None for all of them together, and `method` for the task itself. `gain` is a difference of
+    fractions; `weight` that of the term, as text.
+    """
+
+    term: str | None
+    method: str | None
+    knowledge: str
+    weight: str
+    gain: Number | None
+    worth: Worth
+
+
+@dataclass(frozen=True)
+class AblationFact:
+    """A step that was trained once more without each of its terms, and without all but the labels."""
+
+    step: str
+    whole: str
+    """Title of the step's row."""
+    target: str
+    terms: tuple[Contribution, ...]
+    all_of_them: Contribution | None
+
+    @property
+    def lines(self) -> tuple[Contribution, ...]:
+        """The terms, and at the bottom all of them together."""
+        return (*self.terms, self.all_of_them) if self.all_of_them else self.terms
 
 
 @dataclass(frozen=True)
@@ -178,6 +212,7 @@ class Facts:
     provenance: dict[str, Any]
     command: tuple[str, ...]
     recipe_text: str
+    ablations: tuple[AblationFact, ...] = ()
     schema_version: int = 1
 
     def final_row(self, target: TargetFact) -> WaterfallRow | None:

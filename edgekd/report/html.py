@@ -9,6 +9,8 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from edgekd.report import charts
+from edgekd.report.ablation import NOTES, kind_text, left_out_text
+from edgekd.report.contribution_axis import contribution_axis
 from edgekd.report.facts import ClassRow, Facts, Number, WaterfallRow
 from edgekd.report.formatting import moment, points, ratio, seconds, sentence_case, show
 from edgekd.report.judged import bound_text, verdict_sentence
@@ -41,6 +43,8 @@ def render_html(facts: Facts) -> str:
         tiles=tiles(facts),
         columns=COLUMNS,
         axes={target.name: charts.accuracy_axis(target.rows) for target in facts.targets},
+        ablation_notes=NOTES,
+        ablations=[(one, contribution_axis(one)) for one in facts.ablations],
         paretos=[plot for plot in map(charts.pareto, facts.targets) if plot],
         accuracy_chart=charts.accuracy_chart(facts.curves),
         term_charts=charts.term_charts(facts.curves),
@@ -127,6 +131,11 @@ def brief_interval(number: Number) -> str:
     return _extent(*(text.removesuffix(unit).rstrip() for text in texts[1:]))
 
 
+def signed_points(fraction: float | None) -> str:
+    """A gain or a loss in points with its sign."""
+    return "" if fraction is None else points(fraction, plus=True)
+
+
 def with_code(text: str) -> Markup:
     """Escaped text in which what stands between backticks is marked as code."""
     from markupsafe import Markup, escape
@@ -165,6 +174,9 @@ def _environment() -> Environment:
         moment=moment,
         cased=sentence_case,
         code=with_code,
+        points=signed_points,
+        left_out=left_out_text,
+        kind=kind_text,
     )
     return environment
 

@@ -7,7 +7,8 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from edgekd.core.verdict import Outcome
-from edgekd.report.facts import Facts, Number, TargetFact, WaterfallRow
+from edgekd.report.ablation import NOTES, gain_text, kind_text, left_out_text
+from edgekd.report.facts import AblationFact, Facts, Number, TargetFact, WaterfallRow
 from edgekd.report.formatting import show
 from edgekd.report.judged import bound_text, verdict_sentence
 
@@ -34,6 +35,7 @@ def render_markdown(facts: Facts) -> str:
         limits_table(facts),
         *(_waterfall(target) for target in facts.targets),
         *_list("What each part bought", _controls(facts)),
+        *(_ablation(one) for one in facts.ablations),
         *_classes(facts),
         *_list("Keep in mind", (escape(one) for one in facts.caveats)),
         *_list("Not measured", (escape(one) for one in facts.not_measured)),
@@ -94,6 +96,16 @@ def _controls(facts: Facts) -> Iterator[str]:
     for one in facts.controls:
         place = f" ({escape(one.target)})" if len(facts.targets) > 1 and one.target else ""
         yield f"{escape(one.question)} **{one.answer.capitalize()}.** {escape(one.because)}{place}"
+
+
+def _ablation(ablation: AblationFact) -> str:
+    rows = [
+        [*map(escape, (left_out_text(one), kind_text(one), one.weight, gain_text(one))), f"**{one.worth}**"]
+        for one in ablation.lines
+    ]
+    head = ["left out", "kind of knowledge", "weight", "whole minus without it", "it"]
+    title = f"## What each kind of knowledge contributed to {escape(ablation.whole)}"
+    return "\n\n".join([title, table(head, rows), *map(escape, NOTES)])
 
 
 def _classes(facts: Facts) -> Iterator[str]:

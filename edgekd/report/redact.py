@@ -39,7 +39,7 @@ _COMMON_NAMES = frozenset(
     {"root", "user", "runner", "ubuntu", "admin", "localhost", "nobody", "none", "null"}
 )
 """Names that tell nothing and are words of every recipe (`root: photos/`)."""
-_WORDS = frozenset({"quantity", "role", "outcome", "answer", "status", "png"})
+_WORDS = frozenset({"quantity", "role", "outcome", "answer", "worth", "knowledge", "status", "png"})
 """Fields that hold one of a few words of ours."""
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgekd.core.verdict import Outcome
-from edgekd.report.facts import Facts, LimitFact, Number, WaterfallRow
+from edgekd.report.ablation import gain_text, kind_text, left_out_text
+from edgekd.report.facts import AblationFact, Facts, LimitFact, Number, WaterfallRow
 from edgekd.report.formatting import show
 from edgekd.report.judged import bound_text, verdict_sentence
 
@@ -37,7 +38,18 @@ def plain_text(facts: Facts) -> str:
     if facts.controls:
         lines.append("")
     lines += [f"{one.question} {one.answer.capitalize()}. {one.because}" for one in facts.controls]
+    for ablation in facts.ablations:
+        lines += ["", *ablation_lines(ablation)]
     return "\n".join(printable(line) for line in lines) + "\n"
+
+
+def ablation_lines(ablation: AblationFact) -> list[str]:
+    """A table: what was left out, its kind of knowledge, what it bought with the interval, and in a word."""
+    rows = [[left_out_text(one), kind_text(one), gain_text(one), one.worth] for one in ablation.lines]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    head = f"What each part of `{ablation.step}` contributed: the whole minus what was trained without it"
+    cells = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    return [head, *(f"  {'  '.join(row)}".rstrip() for row in cells)]
 
 
 def limit_lines(limit: LimitFact) -> list[str]:
@@ -102,7 +114,8 @@ def panel(facts: Facts) -> RenderableType:
         f" {printable(facts.recipe)}: {(facts.outcome or 'not judged').upper()} ", style=f"bold {style}"
     )
     frame = Panel(body, title=title, border_style=style, title_align="left")
-    return Group(frame, *(_table(target.name, target.rows) for target in facts.targets))
+    ablations = ("\n".join(map(printable, ablation_lines(one))) for one in facts.ablations)
+    return Group(frame, *(_table(target.name, target.rows) for target in facts.targets), *map(Text, ablations))
 
 
 def _table(target: str, rows: Sequence[WaterfallRow]) -> RenderableType:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -19,6 +21,7 @@ from edgekd.stages.training_settings import DistillingConfig, estimate
 if TYPE_CHECKING:
     from edgekd.data.source import Source
     from edgekd.distill.program import Program
+    from edgekd.networks.model import Model
 
 NO_TEACHER = (MethodUse(name="none"),)
 _USUAL_TAPS = [*(f"stage{n}{end}" for n in (1, 2, 3) for end in ("", ":pre")), "embedding", "logits"]
@@ -54,8 +57,22 @@ def run(context: StageContext, config: DistillConfig, inputs: Inputs) -> Product
         settings=config.distillation,
         num_epochs=paced_epochs(inputs),
     )
-    methods = [use.name for use in config.method]
-    return save_scored(context, model, {"history": history, "num_epochs": len(history), "methods": methods})
+    facts = {
+        "history": history,
+        "num_epochs": len(history),
+        "methods": [use.name for use in config.method],
+    }
+    left_out = _left_out(config, model, teachers) if config.leave_out else {}
+    return save_scored(context, model, {**facts, **left_out})
+
+
+def _left_out(config: DistillConfig, model: Model, teachers: Sequence[Model]) -> dict[str, Any]:
+    """What each term that the student learned without stands for."""
+    from edgekd.distill.ablation import ingredients
+    from edgekd.stages.training import program_for
+
+    found = ingredients(config.distillation, lambda settings: program_for(settings, model, teachers))
+    return {"left_out": [asdict(found[name]) for name in config.leave_out]}
 
 
 def paced_epochs(inputs: Inputs) -> int | None:
@@ -67,8 +84,39 @@ def controls(config: DistillConfig) -> Sequence[Control]:
     """The same student, start, batches and number of updates, without a teacher."""
     if config.method == NO_TEACHER:
         return ()
-    changes = {"method": NO_TEACHER, "task_weight": None}
+    changes = {"method": NO_TEACHER, "task_weight": None, "leave_out": ()}
     return (Control("control", "undistilled", "same student, no teacher", changes),)
+
+
+def ablations(config: DistillConfig, known: Mapping[str, Sequence[Any]]) -> Sequence[Control]:
+    """The same student, start, batches and number of updates, each without one term of its loss."""
+    from edgekd.distill.ablation import learned_from
+
+    if config.method == NO_TEACHER:
+        return ()
+    program = _trial_program(config, known)
+    if program is None:
+        raise UsageError(
+            "its terms depend on the networks, which are not known before the run",
+            fix="name them by hand (`student: {network: ...}`)",
+        )
+    names = [term.name for term in learned_from(program)]
+    if len(names) < 2:
+        raise UsageError(
+            _too_few(names, [term.name for term in program.terms if term.name not in names]),
+            fix="`edgekd run` trains the student without a teacher beside: that is what this term bought",
+        )
+    return tuple(_without(config, name) for name in names)
+
+
+def _too_few(names: Sequence[str], others: Sequence[str]) -> str:
+    told = f"; {', '.join(others)} weigh nothing or train other networks" if others else ""
+    return f"the student learns from {' and '.join(names) or 'nothing'} alone: nothing can be left out{told}"
+
+
+def _without(config: DistillConfig, term: str) -> Control:
+    row = "without-" + re.sub(r"[^a-z0-9_-]+", "-", term.lower())
+    return Control(row, row, f"without `{term}`", {"leave_out": (*config.leave_out, term)})
 
 
 def check(source: Source, config: DistillConfig, known: Mapping[str, Sequence[Any]]) -> None:
@@ -117,6 +165,7 @@ STAGE = Stage(
     row="distilled",
     title="distilled student",
     controls=controls,
+    ablations=ablations,
     estimate=estimate,
     check=check,
 )

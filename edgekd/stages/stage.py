@@ -99,6 +99,11 @@ class Stage:
     row: str | None = None
     title: str = ""
     controls: Callable[[Any], Sequence[Control]] = field(default=_no_controls)
+    ablations: Callable[[Any, Mapping[str, Sequence[Any]]], Sequence[Control]] | None = None
+    """(configuration, steps by input) -> one control for each part of the step that can be left out.
+
+    Planned by `edgekd ablate` alone. Raises `UsageError` where nothing can be left out.
+    """
     before: Callable[[Any], Sequence[tuple[str, StageConfig]]] = field(default=_nothing_before)
     """Stages that must run earlier, with the configuration the plan inserts them with where there is none."""
     requires: str | None = "train"

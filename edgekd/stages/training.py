@@ -90,10 +90,10 @@ def _fit(
 ) -> tuple[FitResult, Engine]:
     from edgekd.train.loop import fit
 
-    program = _program(settings, model, teachers)
-    loader = _loader(context, config, program)
+    program = program_for(settings, model, teachers)
+    loader = make_loader(context, config, program)
     recorder = _recorder(context, config, loader)
-    streams = _streams(context, config, program)
+    streams = make_streams(context, config, program)
     engine = _engine(context, config, program, model, teachers, streams, recorder, world)
     epochs = num_epochs or (None if config.time is not None else config.epochs)
     result = fit(
@@ -110,7 +110,8 @@ def _fit(
     return result, engine
 
 
-def _program(settings: DistillSettings, model: Model, teachers: Sequence[Model]) -> Program:
+def program_for(settings: DistillSettings, model: Model, teachers: Sequence[Model]) -> Program:
+    """What these networks are trained by; raises `UsageError` as `build_program` does."""
     from edgekd.distill.compose import build_program, teacher_roles
 
     roles = ("student", *teacher_roles(len(teachers)))
@@ -123,7 +124,8 @@ def _program(settings: DistillSettings, model: Model, teachers: Sequence[Model])
     )
 
 
-def _loader(context: StageContext, config: TrainingConfig, program: Program) -> Loader:
+def make_loader(context: StageContext, config: TrainingConfig, program: Program) -> Loader:
+    """The training images, in the batches and views that the program asks for."""
     from edgekd.data.loader import Loader
 
     dataset = context.data.dataset
@@ -159,8 +161,11 @@ def check_streams(program: Program, source: Source) -> None:
             )
 
 
-def _streams(context: StageContext, config: TrainingConfig, program: Program) -> dict[str, Stream]:
-    """The unlabeled images, if the program draws on them: in batches as large as the labeled ones."""
+def make_streams(context: StageContext, config: TrainingConfig, program: Program) -> dict[str, Stream]:
+    """The unlabeled images, if the program draws on them: in batches as large as the labeled ones.
+
+    Raises `UsageError` as `check_streams` does.
+    """
     from edgekd.data.loader import Loader
     from edgekd.distill.sources import LoaderStream
 

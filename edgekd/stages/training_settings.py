@@ -107,9 +107,16 @@ class DistillingConfig(TrainingConfig):
     task_weight: Annotated[
         float | None, Field(ge=0, description="weight of cross-entropy; default: the method's own")
     ] = None
+    leave_out: Annotated[
+        tuple[str, ...],
+        Field(description="terms of the student's loss that are dropped, as `edgekd ablate` does one by one"),
+    ] = ()
 
     @property
     def distillation(self) -> DistillSettings:
         return DistillSettings(
-            method=self.method, task_weight=self.task_weight, label_smoothing=self.label_smoothing
+            method=self.method,
+            task_weight=self.task_weight,
+            label_smoothing=self.label_smoothing,
+            leave_out=self.leave_out,
         )

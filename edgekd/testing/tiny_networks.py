@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
+from edgekd.core.seed import derive
 from edgekd.data.batch import Batch
+from edgekd.data.sampling import SAME_CLASS, Sampler, class_uniform, same_class
 from edgekd.distill.participant import Participant
 from edgekd.networks.initialize import init_weights
 from edgekd.networks.tap import Tap, activation, head
@@ -13,6 +19,8 @@ from edgekd.networks.tap import Tap, activation, head
 NUM_CLASSES = 4
 IMAGE_SHAPE = (3, 8, 8)
 LABELS = tuple(f"class{number}" for number in range(NUM_CLASSES))
+NUM_IMAGES = 64
+"""Images of an epoch."""
 
 
 class TinyNet(nn.Module):
@@ -20,6 +28,7 @@ class TinyNet(nn.Module):
 
     def __init__(self, width: int = 4) -> None:
         super().__init__()
+        self.width = width
         channels = (IMAGE_SHAPE[0], width, 2 * width, 2 * width)
         self.stages = nn.ModuleList(
             nn.Sequential(
@@ -59,6 +68,12 @@ def tiny_participant(width: int = 4, *, seed: int = 0, name: str = "student") ->
     return Participant(module, Center(), module.taps, LABELS)
 
 
+# ---- Data ----------------------------------------------------------------------------------------
+
+_AUGMENTATION = 0.1
+"""Standard deviation of the noise that every view adds to its images."""
+
+
 def tiny_images(count: int, *, seed: int = 0, noise: float = 0.25) -> tuple[Tensor, Tensor]:
     """Noisy copies of one pattern per class: float32 `[N, C, H, W]` in [0, 1] and int64 labels `[N]`."""
     patterns = torch.rand(NUM_CLASSES, *IMAGE_SHAPE, generator=torch.Generator().manual_seed(7))
@@ -68,9 +83,57 @@ def tiny_images(count: int, *, seed: int = 0, noise: float = 0.25) -> tuple[Tens
     return noisy.clamp(0, 1), labels
 
 
-def tiny_batch(step: int, *, size: int = 16, views: tuple[str, ...] = ("x",)) -> Batch:
-    """The batch of a step: other noise in every view, same labels."""
-    images, labels = tiny_images(size, seed=1000 + step)
-    indices = torch.arange(size) + size * step
-    others = {view: (images + 0.05 * (n + 1)).clamp(0, 1) for n, view in enumerate(views[1:])}
-    return Batch({views[0]: images, **others}, labels, indices)
+@functools.cache
+def _data_set(seed: int) -> tuple[Tensor, Tensor]:
+    return tiny_images(NUM_IMAGES, seed=seed)
+
+
+def tiny_batch(
+    step: int, *, size: int = 16, views: Sequence[str] = ("x",), sampler: Sampler = "shuffled"
+) -> Batch:
+    """Batch `step` of endless epochs over `NUM_IMAGES` images, with noise of its own in every view.
+
+    An index always names the same image and label. The view `SAME_CLASS` shows other images of the same
+    classes.
+    """
+    images, labels = _data_set(1000)
+    classes, seed = labels.numpy(), derive(0, "step", step)
+    uniform = sampler == "class_uniform"
+    indices = torch.from_numpy(class_uniform(classes, [size], seed)) if uniform else _order(step, size)
+    partners = torch.from_numpy(same_class(classes, seed))[indices]
+    shown = {view: partners if view == SAME_CLASS else indices for view in views}
+    shows = {view: _augmented(images[rows], step, view) for view, rows in shown.items()}
+    return Batch(shows, labels[indices], indices)
+
+
+@dataclass(frozen=True)
+class TinyStream:
+    """Endless batches of `size` images that `tiny_batch` never shows; their labels are -1."""
+
+    views: tuple[str, ...] = ("x",)
+    size: int = 12
+    dtype: torch.dtype = torch.float32
+
+    def batch(self, number: int) -> Batch:
+        images, _ = _data_set(2000)
+        rows = _order(number, self.size)
+        shows = {view: _augmented(images[rows], number, "unlabeled", view) for view in self.views}
+        unknown = torch.full_like(rows, -1)
+        return Batch({view: shown.to(self.dtype) for view, shown in shows.items()}, unknown, rows)
+
+
+def _drawing(*names: str | int) -> torch.Generator:
+    return torch.Generator().manual_seed(derive(0, *names))
+
+
+def _order(step: int, size: int) -> Tensor:
+    """Rows `[size]` of shuffled epochs, one after the other."""
+    places = torch.arange(step * size, (step + 1) * size)
+    epochs = range(int(places[0]) // NUM_IMAGES, int(places[-1]) // NUM_IMAGES + 1)
+    orders = torch.cat([torch.randperm(NUM_IMAGES, generator=_drawing("order", epoch)) for epoch in epochs])
+    return orders[places - epochs[0] * NUM_IMAGES]
+
+
+def _augmented(images: Tensor, step: int, *names: str) -> Tensor:
+    noise = torch.randn(images.shape, generator=_drawing("view", step, *names))
+    return (images + _AUGMENTATION * noise).clamp(0, 1)

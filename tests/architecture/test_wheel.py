@@ -28,6 +28,10 @@ def test_the_wheel_carries_every_shipped_recipe_and_model(names: set[str]) -> No
             assert f"edgekd/_shipped/{kind}/{path.relative_to(ROOT / kind).as_posix()}" in names
 
 
+def test_the_wheel_carries_the_catalogue_of_methods(names: set[str]) -> None:
+    assert "edgekd/catalogue.yaml" in names
+
+
 def test_the_wheel_carries_the_report_s_templates_and_no_tests(names: set[str]) -> None:
     assert any(name.startswith("edgekd/report/templates/") for name in names)
     assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)

@@ -15,7 +15,7 @@ HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "plotly", "optuna", "skl
 """NumPy is not among them: recipes need it. Nothing but `--help` is promised to do without it."""
 
 COMMANDS = (
-    *("init", "validate", "plan", "run", "measure", "report", "gate", "show", "bundle", "verify"),
+    *("init", "validate", "plan", "run", "ablate", "measure", "report", "gate", "show", "bundle", "verify"),
     *("predict", "list", "schema", "doctor", "store", "store size", "store gc", "store export"),
     "store import",
 )

@@ -13,8 +13,8 @@ from edgekd.distill.methods.response.kd import kd_term
 from edgekd.distill.program import LOGITS, Needs, Program, Term, Turn
 from edgekd.distill.targets import mean_of
 from edgekd.distill.update import Rules
-from edgekd.testing.distill_contract import validation_arrays
 from edgekd.testing.tiny_networks import IMAGE_SHAPE, tiny_batch, tiny_participant
+from edgekd.testing.tiny_runs import validation_arrays
 from edgekd.train.optimizer import OptimizerConfig
 from edgekd.train.schedule import ScheduleConfig
 from edgekd.train.trainable import Position

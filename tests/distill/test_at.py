@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from edgekd.core.errors import UsageError
 from edgekd.distill.methods.feature.at import attention, attention_distance
 
 RNG = np.random.default_rng(1)
@@ -50,6 +51,21 @@ def test_larger_map_is_average_pooled() -> None:
     student = torch.from_numpy(STUDENT)
     expected = attention_distance(student, torch.from_numpy(TEACHER), 2.0, "code")
     torch.testing.assert_close(attention_distance(student, large, 2.0, "code"), expected)
+
+
+def test_vectors_are_refused() -> None:
+    with pytest.raises(UsageError, match="not vectors"):
+        attention_distance(torch.zeros(2, 3), torch.zeros(2, 3, 4, 4), 2.0, "code")
+
+
+@pytest.mark.parametrize("form", ["code", "paper"])
+def test_gradient_is_finite_at_match_and_for_dead_maps(form: str) -> None:
+    """Where the norm of the difference, or of a map, is zero."""
+    teacher = torch.from_numpy(TEACHER)
+    for student in (teacher.clone(), torch.zeros_like(teacher)):
+        student.requires_grad_(True)
+        attention_distance(student, teacher, 2.0, form).backward()  # type: ignore[arg-type,no-untyped-call]
+        assert student.grad is not None and bool(student.grad.isfinite().all())
 
 
 @pytest.mark.parametrize("form", ["code", "paper"])

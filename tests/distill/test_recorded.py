@@ -143,10 +143,18 @@ def test_only_frozen_roles_read_for_vectors_are_recorded() -> None:
     assert recordable(program_of("fitnets"), shapes) == {"teacher": {LOGITS: 4}}, "the second phase reads logits"
 
 
-def engine_with(folder: Path | None, pool: Pool) -> Engine:
+def test_roles_that_are_not_fed_images_are_left_alone(tmp_path: Path) -> None:
+    """A discriminator beside the teacher: only the teacher is recorded."""
+    pool = Pool()
+    engine = engine_with(tmp_path, pool, "psn")
+    trained(engine, pool, "task")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def engine_with(folder: Path | None, pool: Pool, method: str = "kd") -> Engine:
     recorder = Recorder(pool, 2, folder, {"test": 1}, lambda event: None) if folder else None
     return make_engine(
-        program_of("kd"),
+        program_of(method),
         student=tiny_participant(seed=3),
         teachers=[trained_teacher()],
         validation=validation_arrays(),
@@ -157,10 +165,10 @@ def engine_with(folder: Path | None, pool: Pool) -> Engine:
     )
 
 
-def trained(engine: Engine, pool: Pool) -> list[float]:
+def trained(engine: Engine, pool: Pool, term: str = "kd") -> list[float]:
     rows = [list(range(start, start + 10)) for start in (0, 10, 20, 30)]
     batches = [pool.batch(rows[step % 4], step // 4 % 2) for step in range(12)]
-    return [engine.step(batch, Position(n, 12, 0, 1))["kd"] for n, batch in enumerate(batches)]
+    return [engine.step(batch, Position(n, 12, 0, 1))[term] for n, batch in enumerate(batches)]
 
 
 def test_training_with_recorded_answers_is_training_with_a_live_teacher(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from edgekd.distill.participant import Participant
 from edgekd.distill.settings import DistillSettings
 from edgekd.networks.initialize import init_weights
 from edgekd.networks.model import build_model
-from edgekd.testing.distill_contract import validation_arrays
 from edgekd.testing.tiny_networks import IMAGE_SHAPE, LABELS, tiny_images
+from edgekd.testing.tiny_runs import validation_arrays
 from edgekd.train.loop import fit
 from tests.distill.building import RULES, differ, weights
 

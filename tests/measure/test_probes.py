@@ -20,6 +20,7 @@ PROTOCOL = Protocol(
 )
 
 
+@pytest.mark.quiet
 def test_much_larger_graphs_take_longer(target: LocalTarget, graph: Path, tmp_path: Path) -> None:
     large = graphs.conv_net(tmp_path / "large.onnx", width=96, depth=4)
     found = time_graphs({"small": graph, "large": large}, target, PROTOCOL, seed=0)

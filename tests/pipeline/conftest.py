@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
+import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
@@ -25,6 +28,10 @@ steps:
   - quantize: {method: kd, epochs: 1, batch_size: 32}
   - export: {}
 """
+
+
+FIRST = "first.json"
+"""What the command left that made the run."""
 
 
 @dataclass(frozen=True)
@@ -54,18 +61,33 @@ def edgekd(*arguments: str, cwd: Path, timeout: float = 300, wrapper: str | None
 
 @dataclass(frozen=True)
 class TinyRun:
-    """A finished run of `TINY`: `root` holds the recipe and the store `.edgekd`."""
+    """A finished run of `TINY`, made in `made`: `root` holds the recipe and the store `.edgekd`."""
 
+    made: Path
     root: Path
     folder: Path
     first: Finished
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> TinyRun:
+    """Made once by whichever worker comes first; every worker has a copy of its own."""
+    base = tmp_path_factory.getbasetemp()
+    made = (base.parent if hasattr(request.config, "workerinput") else base) / "tiny-made"
+    with made.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (made / FIRST).is_file():
+            _make_tiny_run(made)
     root = tmp_path_factory.mktemp("tiny")
+    shutil.copytree(made, root, symlinks=True, dirs_exist_ok=True)
+    first = Finished(**json.loads((root / FIRST).read_text()))
+    (folder,) = (root / ".edgekd" / "runs" / "tiny").iterdir()
+    return TinyRun(made, root, folder, first)
+
+
+def _make_tiny_run(root: Path) -> None:
+    root.mkdir(exist_ok=True)
     (root / "tiny.yaml").write_text(TINY)
     first = edgekd("run", "tiny.yaml", "--threads", "1", cwd=root)
     assert first.code in (0, 1, 3), first.err
-    (folder,) = (root / ".edgekd" / "runs" / "tiny").iterdir()
-    return TinyRun(root, folder, first)
+    (root / FIRST).write_text(json.dumps(asdict(first)))

@@ -57,7 +57,9 @@ def test_it_holds_everything_that_is_handed_over(bundle: Bundle, record: RunReco
 
 def test_it_says_nothing_of_the_machine_it_was_made_on(bundle: Bundle, tiny_run: TinyRun) -> None:
     for name in ("bundle.json", "record.json", "card.md", "recipe.lock.yaml", "predict.py"):
-        assert str(tiny_run.root) not in (bundle.folder / name).read_text(), name
+        text = (bundle.folder / name).read_text()
+        assert str(tiny_run.made) not in text, name
+        assert str(tiny_run.root) not in text, name
 
 
 def test_the_same_run_gives_the_same_bundle(bundle: Bundle, tiny_run: TinyRun, tmp_path: Path) -> None:

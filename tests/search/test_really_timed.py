@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.search.budget import from_limits
@@ -17,6 +18,8 @@ from edgekd.search.space import Candidate
 from edgekd.search.strategy import Shortlist
 from edgekd.search.timing import P50, Conditions, Timed, build_table
 from tests.search.material import TARGET, all_features, candidates, capacity_score, latency_limit
+
+pytestmark = pytest.mark.quiet
 
 
 def graph(candidate: Candidate) -> onnx.ModelProto:

@@ -27,7 +27,7 @@ class Arrays(Source):
     )
     memory_mb: int = Field(4096, ge=1, description="Refuse a file whose arrays take more memory than this.")
 
-    def open(self, seed: int) -> Dataset:
+    def read(self, seed: int) -> Dataset:
         where = f"data source `arrays` at {self.file}"
         plan = Plan(seed, self.calibration, self.val, self.test, self.limit)
         return open_npz(existing_file(self.file, where), where, plan, self.memory_mb << 20)

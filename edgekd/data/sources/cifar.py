@@ -33,7 +33,7 @@ class _Cifar(Source):
         None, ge=20, description="Use at most this many images for train and val; test stays whole."
     )
 
-    def open(self, seed: int) -> Dataset:
+    def read(self, seed: int) -> Dataset:
         where = f"data source `{self.layout.name}` at {self.root}"
         plan = Plan(seed, self.calibration, val_share=self.val, limit=self.limit)
         if self.root.suffix == ".npz":

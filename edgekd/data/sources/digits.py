@@ -33,7 +33,7 @@ class Digits(Source):
         description="Share of the images held out for test; large, because a gate needs many.",
     )
 
-    def open(self, seed: int) -> Dataset:
+    def read(self, seed: int) -> Dataset:
         """Raises `MissingDependencyError` without scikit-learn."""
         table = _read_table()
         pixels = np.rint(table[:, :-1] * (255 / _WHITE)).astype(np.uint8).reshape(-1, *_SHAPE)

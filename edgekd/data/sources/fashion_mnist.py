@@ -60,7 +60,7 @@ class FashionMnist(Source):
         None, ge=20, description="Use at most this many images for train and val; test stays whole."
     )
 
-    def open(self, seed: int) -> Dataset:
+    def read(self, seed: int) -> Dataset:
         if self.download:
             fetch_missing(self.root.expanduser())
         where = f"data source `fashion_mnist` at {self.root}"

@@ -10,14 +10,13 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from edgekd.core.errors import DataError
-from edgekd.data.array_images import ArrayImages
-from edgekd.data.assembling import Part, PartibleImages, Plan, assemble
+from edgekd.data.assembling import Part, Plan, assemble
 from edgekd.data.augmentation import Augment
 from edgekd.data.checks import MAX_SIDE
-from edgekd.data.file_images import FileImages, ImageFiles
+from edgekd.data.file_images import scanned_images
 from edgekd.data.folder_groups import Grouping, group_images
 from edgekd.data.folder_layout import FolderLayout, Listing, read_layout
-from edgekd.data.folder_scan import Failures, Scan, scan, working_size
+from edgekd.data.folder_scan import Scan, decodable, scan, working_size
 from edgekd.data.paths import existing_folder
 from edgekd.data.source import Source
 from edgekd.data.split import Dataset
@@ -46,10 +45,6 @@ class ImageFolder(Source):
         description="Regular expression searched in `class/.../file`; images with the same match (its first "
         "group, if it has one) stay on one side of every split. Example: `(patient\\d+)_`.",
     )
-    skip_undecodable: bool = Field(
-        False,
-        description="Leave out images that cannot be decoded (listed in the report) instead of failing.",
-    )
     memory_mb: int = Field(
         1024, ge=0, description="Keep the images decoded if they fit into this; else decode on demand."
     )
@@ -66,14 +61,17 @@ class ImageFolder(Source):
             raise ValueError(f"not a regular expression: {error}") from error
         return group
 
-    def open(self, seed: int) -> Dataset:
+    def read(self, seed: int) -> Dataset:
         where = f"data source `image_folder` at {self.root}"
         root = existing_folder(self.root, where)
         layout = read_layout(root, where)
+        self._refuse_unlabeled_class(root, layout, where)
         listing = _all(layout)
         size, size_notes = self._working_size([root / name for name in listing.names], where)
         scanned = scan([root / n for n in listing.names], size, self.channels, self.memory_mb << 20)
-        kept, skip_notes = self._without_failures(scanned.failures, len(listing.names), where)
+        kept, skip_notes = decodable(
+            scanned.failures, len(listing.names), skip=self.skip_undecodable, where=where
+        )
         grouping = group_images(layout, scanned, kept, self.group, where)
         parts = _parts(root, layout, listing, scanned, kept, grouping, size, self.channels)
         plan = Plan(seed, self.calibration, self.val, self.test, self.limit)
@@ -92,25 +90,22 @@ class ImageFolder(Source):
         """Mirroring and crops padded by an eighth of the side (CIFAR's 4 of 32 pixels, at any size)."""
         return Augment(flip=True, shift=max(1, min(image_size) // 8))
 
+    def _refuse_unlabeled_class(self, root: Path, layout: FolderLayout, where: str) -> None:
+        """In `<class>/<image>` a folder of unlabeled images inside `root` would be a class."""
+        folder = self.unlabeled.expanduser().resolve() if self.unlabeled is not None else None
+        if len(layout.parts) == 1 and folder in [(root / name).resolve() for name in layout.classes]:
+            raise DataError(
+                f"the folder of the unlabeled images, `{self.unlabeled}`, stands among the class folders",
+                where=where,
+                fix="move it out of `root`, or sort the images into `train` and `test` folders",
+            )
+
     def _working_size(self, paths: list[Path], where: str) -> tuple[tuple[int, int], list[str]]:
         if self.size is not None:
             return (self.size, self.size) if isinstance(self.size, int) else self.size, []
         size, failures, note = working_size(paths)
-        self._without_failures(failures, len(paths), where)
+        decodable(failures, len(paths), skip=self.skip_undecodable, where=where)
         return size, [note] if note else []
-
-    def _without_failures(
-        self, failures: Failures, count: int, where: str
-    ) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], list[str]]:
-        """The rows that could be decoded, and a note on the others; raises `DataError` unless they may go."""
-        if failures.rows and not (self.skip_undecodable and len(failures.rows) < count):
-            raise DataError(
-                failures.summary(),
-                where=where,
-                fix="repair or remove the files, or set `skip_undecodable: true`",
-            )
-        kept = np.setdiff1d(np.arange(count), np.array(failures.rows, np.int64))
-        return kept, [failures.summary()] if failures.rows else []
 
 
 def _all(layout: FolderLayout) -> Listing:
@@ -132,13 +127,7 @@ def _parts(
     channels: int,
 ) -> dict[str, Part]:
     """One `Part` a split folder, of the rows that could be decoded."""
-    images: PartibleImages
-    if scanned.pixels is not None:
-        images = ArrayImages(scanned.pixels)
-    else:
-        paths = [root / name for name in listing.names]
-        files = ImageFiles(paths, scanned.fingerprints, size, channels)
-        images = FileImages(files, np.arange(len(paths)))
+    images = scanned_images([root / name for name in listing.names], scanned, size, channels)
     labels = np.array(listing.labels, np.int64)
     whole = Part(images, labels, listing.names, grouping.groups)
     parts, start = {}, 0

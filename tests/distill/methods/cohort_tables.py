@@ -1,4 +1,4 @@
-"""Networks that learn together, each a table of logits: what an update does to every table is known exactly."""
+"""Networks that learn together, each a table of logits: an update is known to the last digit."""
 
 from __future__ import annotations
 

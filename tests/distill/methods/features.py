@@ -55,7 +55,7 @@ def participant(features: Features) -> Participant:
 
 
 class Scene:
-    """A method on a student and a teacher whose features are known; `loss()` may be called update by update."""
+    """A method on a student and a teacher whose features are known, update by update."""
 
     def __init__(
         self, method: Any, student: Features, teacher: Features, labels: Sequence[int] | None = None
@@ -67,18 +67,19 @@ class Scene:
             student_taps=tuple(networks[0].taps),
             teacher_taps=[tuple(networks[1].taps)],
         )
-        self._cast = assemble(self.program, given_roles(networks[0], [networks[1]]), IMAGE_SHAPE, seed=0)
-        for adapters in self._cast.adapters.values():
+        cast = assemble(self.program, given_roles(networks[0], [networks[1]]), IMAGE_SHAPE, seed=0)
+        self.roles, self.adapters = cast.roles, cast.adapters
+        for adapters in self.adapters.values():
             for adapter in adapters.values():
                 adapter.double()
-        self.live = Live(self._cast, Precision("fp32", "cpu"), 0, {}, {})
+        self.live = Live(cast, Precision("fp32", "cpu"), 0, {}, {})
         count = len(next(iter(student.values())))
         self._labels = torch.tensor(labels if labels is not None else [0] * count)
         self._step = 0
 
     def adapter(self, term: str, name: str) -> dict[str, Array]:
         """An adapter's weights."""
-        state = self._cast.adapters[term][name].state_dict()
+        state = self.adapters[term][name].state_dict()
         return {key: value.numpy().copy() for key, value in state.items()}
 
     def loss(self, rows: Sequence[int] | None = None, *, phase: int = -1) -> dict[str, float]:
@@ -93,13 +94,13 @@ class Scene:
         terms = [term for term in turn.terms if term.name != "task"]
         values = {term.name: term.compute(TermContext(context, term)) for term in terms}
         weighted = [weight_at(term.weight, 0.0) * values[term.name] for term in terms]
-        self._cast.roles["student"].module.zero_grad(set_to_none=True)
+        self.roles["student"].module.zero_grad(set_to_none=True)
         torch.stack(weighted).sum().backward()  # type: ignore[no-untyped-call]
         return {name: float(value.detach()) for name, value in values.items()}
 
     def gradient(self, tap: str) -> Array:
         """Of the last `loss()` by the student's features."""
-        gradient = self._cast.roles["student"].module.get_parameter(f"tables.{tap}").grad
+        gradient = self.roles["student"].module.get_parameter(f"tables.{tap}").grad
         assert gradient is not None
         return gradient.numpy().copy()
 

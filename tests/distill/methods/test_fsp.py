@@ -32,13 +32,15 @@ def fsp_matrix(first: Array, second: Array, how: str = "max") -> Array:
     for h in range(size):
         for w in range(size):
             matrix += first[:, :, None, h, w] * second[:, None, :, h, w]
-    return matrix / size**2
+    return np.asarray(matrix / size**2)
 
 
 def expected(student: dict[str, Array], teacher: dict[str, Array], how: str = "max") -> float:
     flows = [("stage1", "stage2"), ("stage2", "stage3")]
     return sum(
-        float(((fsp_matrix(student[a], student[b], how) - fsp_matrix(teacher[a], teacher[b], how)) ** 2).mean())
+        float(
+            ((fsp_matrix(student[a], student[b], how) - fsp_matrix(teacher[a], teacher[b], how)) ** 2).mean()
+        )
         for a, b in flows
     )
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from edgekd.distill.methods.feature.ft import DECODER, PARAPHRASER, factor_distance
+from edgekd.distill.methods.feature.ft import DECODER, PARAPHRASER, factor_distance, relative_error
 from edgekd.testing.tiny_networks import tiny_batch
 from edgekd.testing.tiny_runs import Stage, engine_of
 from edgekd.train.trainable import Position
@@ -24,6 +24,11 @@ def distance(student: Array, teacher: Array) -> float:
     for s, t in zip(student, teacher, strict=True):
         total += np.abs(s / np.sqrt((s**2).sum()) - t / np.sqrt((t**2).sum())).sum()
     return total / student.size
+
+
+def relative(decoded: Array, features: Array) -> float:
+    pairs = zip(decoded, features, strict=True)
+    return float(np.mean([((d - f) ** 2).sum() / (f**2).sum() for d, f in pairs]))
 
 
 def actual(student: Array, teacher: Array) -> float:
@@ -49,6 +54,21 @@ def test_larger_map_is_average_pooled_before_it_is_normalized() -> None:
     large = np.random.default_rng(7).normal(size=(5, 4, 6, 6))
     pooled = large.reshape(5, 4, 3, 2, 3, 2).mean(axis=(3, 5))
     assert actual(STUDENT, large) == pytest.approx(distance(STUDENT, pooled), rel=1e-12)
+
+
+def test_decoding_error_is_relative_to_each_samples_features() -> None:
+    lengths = np.array([0.1, 1.0, 3.0, 10.0, 200.0])[:, None, None, None]
+    decoded, features = torch.from_numpy(lengths * STUDENT), torch.from_numpy(lengths * TEACHER)
+    assert float(relative_error(decoded, features)) == pytest.approx(relative(STUDENT, TEACHER), rel=1e-9)
+    assert float(relative_error(torch.zeros_like(features), features)) == pytest.approx(1.0, rel=1e-12)
+    assert float(relative_error(features, features)) == 0.0
+
+
+def test_dead_features_give_a_finite_error_and_gradient() -> None:
+    decoded = torch.full((2, 3), 1e-4, requires_grad=True)
+    error = relative_error(decoded, torch.zeros(2, 3))
+    error.backward()  # type: ignore[no-untyped-call]
+    assert decoded.grad is not None and bool(error.isfinite() & decoded.grad.isfinite().all())
 
 
 def test_gradient_passes_finite_differences() -> None:
@@ -88,7 +108,7 @@ def test_terms_compare_the_decoded_and_the_translated_factors_of_the_last_stage(
         decoded = roles[DECODER].module(factors).numpy()
         translated = stage.live.cast.adapters["ft"]["translator"](student).numpy()
     expected = {
-        "paraphrase": ((decoded - teacher.numpy()) ** 2).mean(),
+        "paraphrase": relative(decoded, teacher.numpy()),
         "ft": distance(translated, factors.numpy()),
     }
     for turn in stage.program.turns:

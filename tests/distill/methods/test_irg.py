@@ -80,7 +80,7 @@ def test_transformation_accepts_any_channel_counts(channels: tuple[int, int]) ->
 def test_samples_that_do_not_move_have_a_transformation_of_zero() -> None:
     maps = torch.ones(3, 2, 4, 4, requires_grad=True)
     moved = transformation(maps, torch.ones(3, 2, 4, 4))
-    moved.sum().backward()
+    moved.sum().backward()  # type: ignore[no-untyped-call]
     assert moved.eq(0).all() and maps.grad is not None and maps.grad.isfinite().all()
 
 

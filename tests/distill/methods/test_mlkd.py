@@ -1,4 +1,4 @@
-"""Absolute and relative teacher against NumPy derivations of Yu et al. 2019, equations 5 to 8."""
+"""Absolute and relative teacher against NumPy derivations of Yu et al. 2019, section 3."""
 
 from __future__ import annotations
 

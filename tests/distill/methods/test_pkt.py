@@ -27,7 +27,7 @@ def divergence(i: int, others: list[int]) -> float:
         (probability(TEACHER["embedding"], i, j, others), probability(STUDENT["embedding"], i, j, others))
         for j in others
     ]
-    return sum(p * np.log(p / q) for p, q in pairs)
+    return float(sum(p * np.log(p / q) for p, q in pairs))
 
 
 def test_loss_is_the_mean_divergence_over_the_other_samples() -> None:

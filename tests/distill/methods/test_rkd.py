@@ -1,4 +1,4 @@
-"""Relational distillation against a NumPy derivation of Park et al. 2019, equations 4 to 8."""
+"""Relational distillation against a NumPy derivation of Park et al. 2019, section 3.2."""
 
 from __future__ import annotations
 
@@ -60,6 +60,6 @@ def test_too_small_a_batch_is_refused_with_the_need(name: str, least: int) -> No
 @pytest.mark.parametrize("name", ["rkd-d", "rkd-a"])
 def test_a_network_without_embedding_is_refused_with_the_choices(name: str) -> None:
     maps = {"stage1": RNG.normal(size=(6, 2, 3, 3))}
-    with pytest.raises(UsageError, match="no tap `embedding`\n.*choices: stage1"):
+    with pytest.raises(UsageError, match=r"no tap `embedding`\n.*choices: stage1"):
         Scene(name, STUDENT, maps)
     assert Scene({"name": name, "taps": {"embedding": "stage1"}}, STUDENT, maps).loss()[name] > 0

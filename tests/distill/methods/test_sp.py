@@ -1,4 +1,4 @@
-"""Similarity-preserving distillation against a NumPy derivation of Tung & Mori 2019, equations 1 to 4."""
+"""Similarity-preserving distillation against a NumPy derivation of Tung & Mori 2019, section 3."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from edgekd.core.config import Config
+from edgekd.core.errors import UsageError
 from edgekd.distill.card import Card
 from edgekd.distill.context import TermContext
 from edgekd.distill.kernels.regress import mean_squared_error, pooled_to_smaller
@@ -35,6 +36,7 @@ CARD = Card(
         "p = 2, weight 1000, task weight 1: beta of the authors' code, whose maps are 8x8 to 56x56; the mean "
         "over positions makes the term grow as maps shrink, so for maps below 8x8 lower the weight"
     ),
+    cost="teacher's forward pass; no module of its own",
     deviations=(
         "the paper's norm is not squared and has the factor 1/2, the authors' code squares and averages: "
         "the code by default, `form: paper` for the paper",
@@ -51,7 +53,12 @@ def attention(features: Tensor, power: float) -> Tensor:
 def attention_distance(
     student: Tensor, teacher: Tensor, power: float, form: Literal["code", "paper"]
 ) -> Tensor:
-    """Distance of the attention maps of two feature maps [B, C, H, W]; channels and sizes may differ."""
+    """Distance of the attention maps of two feature maps [B, C, H, W]; channels and sizes may differ.
+
+    Raises `UsageError` for vectors, which have no positions to attend to.
+    """
+    if student.dim() != 4 or teacher.dim() != 4:
+        raise UsageError("attention maps need taps with positions, not vectors", fix="name `stageN` taps")
     student, teacher = pooled_to_smaller(student, teacher)
     maps = attention(student, power), attention(teacher, power)
     if form == "code":
@@ -62,10 +69,13 @@ def attention_distance(
 
 
 class Settings(Config):
-    """taps: student's tap -> teacher's; by default every stage. power: p. form: see the module."""
+    """taps: student's tap -> teacher's; by default every stage. power: p, of the activations.
+
+    form: `code` squares the difference of the maps, `paper` takes its norm over twice the positions.
+    """
 
     taps: dict[str, str] | None = None
-    power: float = Field(2.0, gt=0)
+    power: float = Field(2.0, ge=1)
     form: Literal["code", "paper"] = "code"
     weight: float = Field(1000.0, ge=0)
 

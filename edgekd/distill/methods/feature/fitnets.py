@@ -33,12 +33,14 @@ CARD = Card(
         "T = 3; the paper's lambda 4 -> 1 multiplies a cross-entropy without T^2, so weight = 4/9 -> 1/9; "
         "hint phase: a quarter of the training (the paper trains each phase until validation stalls)"
     ),
+    cost="teacher's forward pass; in the hint phase a 1x1 convolution, never deployed",
     deviations=(
         "the hint loss is a mean over elements, not 1/2 of their sum: only the learning rate changes meaning",
         "r is a 1x1 convolution, pooled or grown to the hint's size; the paper's kernel makes the sizes fit",
         "RepDistiller's and AberHu's `fitnet` have one phase only",
     ),
     zero_at_match=False,
+    kinds={"fitnets-kd": "response"},
 )
 
 

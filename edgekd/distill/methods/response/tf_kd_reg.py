@@ -53,7 +53,10 @@ CARD = Card(
 
 
 class Settings(Config):
-    """correct: the virtual teacher's probability of the label. temperature: T. form: see the module."""
+    """correct: the virtual teacher's probability of the label. temperature: T, of the teacher.
+
+    form: `paper` softens the student too and multiplies by T^2, the authors' code does neither.
+    """
 
     correct: float = Field(0.99, gt=0, lt=1)
     temperature: float = Field(20.0, gt=0)

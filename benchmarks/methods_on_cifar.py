@@ -1,0 +1,296 @@
+"""Does every method teach? A ResNet-8 student and a ResNet-56 teacher on CIFAR-10, equal updates for all.
+
+    python benchmarks/methods_on_cifar.py --data data/cifar10 --teachers data/teachers/akamaster-cifar10
+    python benchmarks/methods_on_cifar.py --table          # render what was measured as Markdown
+
+20,000 training images, 5,000 others for scoring, 25,000 others without labels for the methods that want some.
+The teachers were trained by others on all 50,000 (they saw the scoring images, the students did not): their
+own accuracy here flatters them; differences between students are fair. One row per (method, seed) is appended
+to results/methods_on_cifar.jsonl; what is there is not redone. Every student gets the same number of updates
+of its own weights: phases in which it does not learn (an assistant, a generator) come on top. `--shard 0/2`
+and `--shard 1/2` in two terminals share the work.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: see docs/decisions/0014
+
+import argparse
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from evidence import append, rows
+
+from edgekd.core.preprocess import Preprocess
+from edgekd.core.spec import ModelSpec, NetworkSpec
+from edgekd.data.array_images import ArrayImages
+from edgekd.data.augmentation import Augment
+from edgekd.data.loader import Loader
+from edgekd.data.sampling import Sampler
+from edgekd.data.sources.cifar import Cifar10
+from edgekd.data.split import UNLABELED, Split
+from edgekd.distill.catalogue import METHODS, card
+from edgekd.distill.compose import build_program, teacher_roles
+from edgekd.distill.engine import Engine
+from edgekd.distill.launch import make_engine
+from edgekd.distill.participant import Participant
+from edgekd.distill.program import Program
+from edgekd.distill.recorded import Recorder
+from edgekd.distill.settings import DistillSettings
+from edgekd.distill.sources import LoaderStream
+from edgekd.distill.update import Rules
+from edgekd.measure.statistics import paired_difference
+from edgekd.networks.initialize import init_weights
+from edgekd.networks.model import Model, build_model
+from edgekd.networks.resize import Normalize
+from edgekd.networks.weights import load_strict, read_state
+from edgekd.train.evaluate import accuracy, predict_logits
+from edgekd.train.loop import fit
+from edgekd.train.optimizer import OptimizerConfig
+from edgekd.train.precision import Precision
+from edgekd.train.schedule import ScheduleConfig
+from edgekd.train.seeding import reproducible
+
+NAME = "methods_on_cifar"
+NUM_TRAIN, NUM_SCORED, NUM_UNLABELED = 20_000, 5_000, 25_000
+BATCH, EPOCHS, VARIANTS = 128, 8, 4
+RULES = Rules(OptimizerConfig(name="sgd", learning_rate=0.1, weight_decay=5e-4), ScheduleConfig(name="one_cycle"))
+THREE_SEEDS = ("none", "kd", "dkd", "crd", "sp", "at", "dist")
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+PREPROCESS = Preprocess(size=(32, 32), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+SETTINGS: dict[str, dict[str, Any]] = {
+    "takd": {"assistants": [{"network": "resnet_cifar", "args": {"depth": 20}}]},
+    "mean-teacher": {"unlabeled": True},
+}
+"""Where a method cannot do without settings, or the data has what it is for; all others run as published."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """The splits and the teachers' files."""
+
+    train: Split
+    unlabeled: Split
+    scored_images: npt.NDArray[np.uint8]
+    scored_labels: npt.NDArray[np.int64]
+    teachers: Path
+    answers: Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder that prepare_cifar10.py wrote")
+    parser.add_argument(
+        "--teachers", type=Path, help="folder with resnet56-4bfd9763.th and resnet44-014dd654.th"
+    )
+    parser.add_argument(
+        "--answers", type=Path, default=Path("/tmp/edgekd-answers"), help="for recorded answers"
+    )
+    parser.add_argument("--methods", nargs="*", help="only these")
+    parser.add_argument("--shard", default="0/1", help="i/n: every n-th piece, from the i-th on")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--table", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.table:
+        print(table(rows(NAME)))
+        return
+    torch.set_num_threads(arguments.threads)
+    found = material(arguments.data, arguments.teachers, arguments.answers)
+    for method, seed in pieces(arguments.methods or METHODS.names(), arguments.shard):
+        if (method, seed) not in {(row["method"], row["seed"]) for row in rows(NAME)}:
+            row = one(found, method, seed, arguments.threads)
+            append(NAME, row)
+            print({key: value for key, value in row.items() if key != "correct"}, flush=True)
+
+
+def pieces(methods: Sequence[str], shard: str) -> list[tuple[str, int]]:
+    """The first seed of every method, then the further seeds, so that a table is whole early."""
+    number, count = map(int, shard.split("/"))
+    known = [name for name in THREE_SEEDS if name in methods]
+    ordered = [*known, *(name for name in methods if name not in known)]
+    whole = [(name, 0) for name in ordered] + [(name, seed) for seed in (1, 2) for name in known]
+    return whole[number::count]
+
+
+def material(data: Path, teachers: Path, answers: Path) -> Material:
+    """Disjoint parts of CIFAR-10's 50,000 training images, the same for every seed."""
+    opened = Cifar10(root=str(data)).open(0)
+    parts = [opened.train, opened.val]
+    images = np.concatenate([np.stack(split.images.get(range(len(split)))) for split in parts])
+    labels = np.concatenate([split.labels for split in parts])
+    order = np.random.default_rng(0).permutation(len(labels))
+    bounds = np.cumsum([NUM_TRAIN, NUM_SCORED, min(NUM_UNLABELED, len(labels) - NUM_TRAIN - NUM_SCORED)])
+    train, scored, rest = np.split(order, bounds)[:3]
+    return Material(
+        Split("train", ArrayImages(images[train]), labels[train]),
+        Split(UNLABELED, ArrayImages(images[rest]), np.full(len(rest), -1)),
+        images[scored],
+        labels[scored],
+        teachers,
+        answers,
+    )
+
+
+def model(depth: int, *, weights: Path | None = None, seed: int = 0) -> Model:
+    network = NetworkSpec(
+        name="resnet_cifar", args={"depth": depth, "shortcut": "A"}, num_classes=10, in_channels=3
+    )
+    built = build_model(ModelSpec(network=network, preprocess=PREPROCESS, labels=CLASSES))
+    if weights is None:
+        init_weights(built.module, seed, "student")
+    else:
+        load_strict(built.module, read_state(weights), where=str(weights))
+    return built
+
+
+def teachers_of(found: Material, method: str) -> list[Model]:
+    names = {56: "resnet56-4bfd9763.th", 44: "resnet44-014dd654.th"}
+    depths = (56, 44)[: card(method).num_teachers]
+    return [model(depth, weights=found.teachers / names[depth]) for depth in depths]
+
+
+def program_of(method: str, student: Model, teachers: Sequence[Model]) -> Program:
+    settings = DistillSettings.model_validate({"method": {"name": method, **SETTINGS.get(method, {})}})
+    return build_program(
+        settings,
+        num_teachers=len(teachers),
+        student_taps=tuple(student.taps),
+        teacher_taps=[tuple(teacher.taps) for teacher in teachers],
+        labels=dict.fromkeys(("student", *teacher_roles(len(teachers))), CLASSES),
+    )
+
+
+def one(found: Material, method: str, seed: int, threads: int) -> dict[str, Any]:
+    """Train one student and score it on the 5,000."""
+    started = time.monotonic()
+    student, teachers = model(8, seed=seed), teachers_of(found, method)
+    program = program_of(method, student, teachers)
+    num_epochs = math.ceil(EPOCHS / share_of_student(program))
+    with reproducible(threads):
+        loader = batches(found.train, seed, program.views, program.sampler, VARIANTS)
+        engine = engine_for(found, program, student, teachers, seed, loader)
+        result = fit(engine, loader, seed=seed, num_epochs=num_epochs, evaluate_every=num_epochs)
+        logits = predict_logits(engine.deployed(best=False), Normalize(PREPROCESS), found.scored_images)
+    correct = logits.argmax(1) == found.scored_labels
+    last = result.history[-1]
+    return {
+        "method": method,
+        "seed": seed,
+        "settings": SETTINGS.get(method, {}),
+        "student_updates": EPOCHS * len(loader),
+        "updates": num_epochs * len(loader),
+        "accuracy": accuracy(logits, found.scored_labels),
+        "correct": np.packbits(correct).tobytes().hex(),
+        "terms": {name: round(value, 5) for name, value in last.train.items()},
+        "seconds": round(time.monotonic() - started, 1),
+        "threads": threads,
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def share_of_student(program: Program) -> float:
+    """The part of the training in which the deployed weights learn."""
+    learners = {program.deploy.role, program.deploy.role.removesuffix("@ema")}
+    learning = [
+        phase.share for phase in program.phases if any(turn.trained & learners for turn in phase.turns)
+    ]
+    # An averaged copy is deployed: what it follows learns in every phase.
+    return sum(learning) / sum(phase.share for phase in program.phases) if learning else 1.0
+
+
+def batches(
+    split: Split, seed: int, views: tuple[str, ...], sampler: Sampler, num_variants: int | None
+) -> Loader:
+    return Loader(
+        split,
+        image_size=(32, 32),
+        channels=3,
+        batch_size=BATCH,
+        seed=seed,
+        augment=Augment(flip=True, shift=4),
+        views=views,
+        sampler=sampler,
+        num_variants=num_variants,
+    )
+
+
+def engine_for(
+    found: Material, program: Program, student: Model, teachers: Sequence[Model], seed: int, loader: Loader
+) -> Engine:
+    identity = {"data": "20,000 of CIFAR-10", "seed": seed, "torch": torch.__version__}
+    streams: Mapping[str, Any] = {
+        name: LoaderStream(batches(found.unlabeled, seed, views, "shuffled", None))
+        for name, views in program.streams.items()
+    }
+    return make_engine(
+        program,
+        student=Participant.of(student),
+        teachers=[Participant.of(teacher) for teacher in teachers],
+        validation=(found.scored_images[:500], found.scored_labels[:500]),
+        image_shape=(3, 32, 32),
+        rules=RULES,
+        seed=seed,
+        precision=Precision("auto", "cpu"),
+        streams=streams,
+        recorder=Recorder(loader, VARIANTS, found.answers, identity, lambda event: None),
+    )
+
+
+# ---- The table -----------------------------------------------------------------------------------
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """Markdown: every method against `none`, paired image by image over the seeds that both have."""
+    control = {row["seed"]: row for row in found if row["method"] == "none"}
+    lines = [
+        "| method | accuracy | seeds | against `none` (95 %) | verdict | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    return "\n".join([*lines, *table_rows(found, control)])
+
+
+def table_rows(found: list[dict[str, Any]], control: dict[int, dict[str, Any]]) -> Iterator[str]:
+    methods = dict.fromkeys(row["method"] for row in found)
+    grouped = {name: [row for row in found if row["method"] == name] for name in methods}
+    means = {name: float(np.mean([row["accuracy"] for row in group])) for name, group in grouped.items()}
+    for name in sorted(grouped, key=lambda name: -means[name]):
+        group = grouped[name]
+        spread = [100 * row["accuracy"] for row in group]
+        shown = f"{np.mean(spread):.2f}" + (
+            f" ({min(spread):.2f} to {max(spread):.2f})" if len(group) > 1 else ""
+        )
+        against, verdict = compared(group, control) if name != "none" else ("-", "the control")
+        seconds = float(np.median([row["seconds"] for row in group]))
+        yield f"| `{name}` | {shown} | {len(group)} | {against} | {verdict} | {seconds:.0f} |"
+
+
+def compared(group: list[dict[str, Any]], control: dict[int, dict[str, Any]]) -> tuple[str, str]:
+    """The paired difference in points, pooled over the seeds, and what it says."""
+    pairs = [(bits(row), bits(control[row["seed"]])) for row in group if row["seed"] in control]
+    if not pairs:
+        return "-", "no control of this seed"
+    ours, theirs = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    lost, won = int((theirs & ~ours).sum()), int((ours & ~theirs).sum())
+    interval = paired_difference(lost, won, len(ours))
+    difference = 100 * (won - lost) / len(ours)
+    low, high = sorted((-100 * interval.low, -100 * interval.high))
+    verdict = "better" if low > 0 else "worse" if high < 0 else "can't tell"
+    return f"{difference:+.2f} ({low:+.2f} to {high:+.2f})", verdict
+
+
+def bits(row: dict[str, Any]) -> npt.NDArray[np.bool_]:
+    packed = np.frombuffer(bytes.fromhex(row["correct"]), np.uint8)
+    return np.unpackbits(packed)[:NUM_SCORED].astype(bool)
+
+
+if __name__ == "__main__":
+    main()
