@@ -6,10 +6,12 @@ TORCH ?= torch==2.14.1 torchvision==0.29.1
 # Test processes of one thread each.
 WORKERS ?= auto
 
+CIFAR10 ?= benchmarks/.data/cifar10
+
 export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench docs clean setup
+.PHONY: demo test lint bench bench-distill docs clean setup
 
 demo: .venv/ready ## one recipe from a teacher to a gated artifact
 	$(BIN)/edgekd run quickstart
@@ -25,6 +27,12 @@ lint: .venv/ready
 
 bench: .venv/ready ## measure and append evidence to benchmarks/
 	$(BIN)/python benchmarks/run_all.py
+
+# The yardstick, torchdistill, is installed beside the environment: nothing of edgekd needs it.
+bench-distill: .venv/ready ## training speed beside torchdistill's loop (EDGEKD_DATA=folder or CIFAR10=folder)
+	test -d $(CIFAR10) || $(BIN)/python benchmarks/prepare_cifar10.py $(EDGEKD_DATA)/cifar10-lossless $(CIFAR10)
+	$(BIN)/pip install --quiet --no-deps --upgrade --target benchmarks/.torchdistill torchdistill==1.1.5
+	$(BIN)/python benchmarks/distill_speed.py --data $(CIFAR10) --torchdistill benchmarks/.torchdistill
 
 docs: .venv/ready ## docs/methods.md, from the catalogue and the methods' cards
 	$(BIN)/python docs/generate_methods.py

@@ -10,7 +10,7 @@ and one branch together are the plain network again (`as_plain_network`).
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -127,7 +127,8 @@ def _value_at(network: fx.GraphModule, tap: str, point: Tap) -> fx.Node:
             f"the tap `{tap}` is at `{point.path}`, which the traced network runs {len(calls)} times",
             fix="point the tap at a leaf module that runs exactly once",
         )
-    return calls[0] if point.end == "output" else calls[0].all_input_nodes[0]
+    call: fx.Node = calls[0]
+    return call if point.end == "output" else call.all_input_nodes[0]
 
 
 def _split(network: fx.GraphModule, shared: fx.Node, tap: str) -> tuple[fx.GraphModule, fx.GraphModule]:
@@ -204,7 +205,7 @@ def _fresh(tail: fx.GraphModule, number: int) -> fx.GraphModule:
     return branch
 
 
-def _taps(taps: Taps, trunk: nn.Module, tail: nn.Module, num_branches: int) -> Taps:
+def _taps(taps: Mapping[str, Tap], trunk: nn.Module, tail: nn.Module, num_branches: int) -> Taps:
     own, behind = dict(trunk.named_modules()), dict(tail.named_modules())
     found = prefixed({name: tap for name, tap in taps.items() if tap.path in own}, _TRUNK)
     later = {name: tap for name, tap in taps.items() if tap.path in behind}

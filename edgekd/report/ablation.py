@@ -16,6 +16,7 @@ from edgekd.report.reading import Source
 from edgekd.report.waterfall import drop_between, targets_of
 
 NOTES = (
+    "What stays keeps its weight: without its largest term a loss is smaller, and so are the steps of SGD.",
     "Contributions do not add up: of two terms that teach the same, either can go without loss.",
     "The intervals cover the choice of test images, not that of the seed: ablate again with `--set seed=1` "
     "before building on a small difference.",
@@ -112,8 +113,8 @@ def left_out_text(one: Contribution) -> str:
 
 
 def kind_text(one: Contribution) -> str:
-    """`response (kd)`; the task itself comes from no method."""
-    return f"{one.knowledge} ({one.method})" if one.method else one.knowledge
+    """`response`, or `response (fitnets)` where the method is not called as its term."""
+    return f"{one.knowledge} ({one.method})" if one.method not in (None, one.term) else one.knowledge
 
 
 def gain_text(one: Contribution) -> str:

@@ -103,7 +103,7 @@ def _ablation(ablation: AblationFact) -> str:
         [*map(escape, (left_out_text(one), kind_text(one), one.weight, gain_text(one))), f"**{one.worth}**"]
         for one in ablation.lines
     ]
-    head = ["left out", "kind of knowledge", "weight", "whole minus without it", "it"]
+    head = ["left out", "kind of knowledge", "weight", "whole minus without it", "the term"]
     title = f"## What each kind of knowledge contributed to {escape(ablation.whole)}"
     return "\n\n".join([title, table(head, rows), *map(escape, NOTES)])
 

@@ -116,7 +116,7 @@ def _too_few(names: Sequence[str], others: Sequence[str]) -> str:
 
 def _without(config: DistillConfig, term: str) -> Control:
     row = "without-" + re.sub(r"[^a-z0-9_-]+", "-", term.lower())
-    return Control(row, row, f"without `{term}`", {"leave_out": (*config.leave_out, term)})
+    return Control(row, row, f"without {term}", {"leave_out": (*config.leave_out, term)})
 
 
 def check(source: Source, config: DistillConfig, known: Mapping[str, Sequence[Any]]) -> None:

@@ -46,7 +46,7 @@ def test_both_forms_push_the_fakes_the_same_way() -> None:
     scores = torch.from_numpy(FAKE).requires_grad_(True)
     gradients = [
         torch.autograd.grad(deception(scores, form), scores)[0] for form in ("non-saturating", "minimax")
-    ]  # type: ignore[arg-type]
+    ]
     assert all(bool((gradient < 0).all()) for gradient in gradients)
 
 

@@ -25,14 +25,14 @@ def test_a_list_names_the_other_networks() -> None:
 
 
 def test_peers_start_with_weights_of_their_own() -> None:
-    engine = engine_for(build_program(DistillSettings(method={"name": "dml", "peers": 2})))  # type: ignore[arg-type]
+    engine = engine_for(build_program(DistillSettings(method={"name": "dml", "peers": 2})))
     starts = [weights(engine, role) for role in ("student", "peer1", "peer2")]
     assert all(differ(starts[i], starts[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
 def test_a_peer_of_another_architecture_learns_the_same_classes() -> None:
     method = {"name": "dml", "peers": [OTHER], "order": "in_turn"}
-    engine = engine_for(build_program(DistillSettings(method=method)))  # type: ignore[arg-type]
+    engine = engine_for(build_program(DistillSettings(method=method)))
     start = weights(engine, "peer1")
     train(engine, 2)
     assert start["linear.weight"].shape[0] == NUM_CLASSES

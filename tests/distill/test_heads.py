@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from edgekd.core.errors import UsageError
 from edgekd.distill.heads import with_heads, without_heads
 from edgekd.distill.participant import Participant
-from edgekd.distill.program import Derived, Given, Head, Phase, Program, Shapes, student_turn
+from edgekd.distill.program import Derived, Given, Head, Phase, Program, Role, Shapes, student_turn
 from edgekd.networks.tap import Tap
 from edgekd.testing.tiny_networks import IMAGE_SHAPE, NUM_CLASSES, tiny_participant
 from tests.distill.building import differ, engine_for, task, weights
@@ -39,7 +39,7 @@ def exited() -> Participant:
 
 
 def program() -> Program:
-    roles = {"student": Given(), "exited": Derived("student", heads={"exit": exit_head()})}
+    roles: dict[str, Role] = {"student": Given(), "exited": Derived("student", heads={"exit": exit_head()})}
     return Program(roles, (Phase("main", (student_turn((task("exited"),), "exited"),)),))
 
 

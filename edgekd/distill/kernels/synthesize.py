@@ -14,19 +14,19 @@ from torch import Tensor
 
 
 def own_answer(logits: Tensor) -> Tensor:
-    """Cross-entropy of logits [B, C] with their own largest class (Chen et al. 2019, one-hot loss, eq. 2)."""
+    """Cross-entropy of logits [B, C] with their own largest class (Chen et al. 2019, the one-hot loss)."""
     return F.cross_entropy(logits, logits.detach().argmax(dim=1))
 
 
 def negative_activation(features: Tensor) -> Tensor:
-    """-mean |features| over batch and elements, any shape (Chen et al. 2019, eq. 3: the L1 norm, per sample)."""
+    """-mean |features| over batch and elements, any shape (Chen et al. 2019; theirs is a sum)."""
     return -features.abs().mean()
 
 
 def negative_entropy(logits: Tensor) -> Tensor:
     """sum_c q_c ln q_c of q = mean over the batch of softmax(logits [B, C]): -ln C where classes are even.
 
-    Chen et al. 2019, eq. 4. A statistic of the whole batch.
+    Chen et al. 2019, information entropy (without their 1/C). A statistic of the whole batch.
     """
     log_mean = F.log_softmax(logits, dim=1).logsumexp(dim=0) - torch.log(logits.new_tensor(len(logits)))
     return (log_mean.exp() * log_mean).sum()
@@ -57,11 +57,11 @@ def _norms(values: Tensor) -> Tensor:
 
 
 def statistics_mismatch(moments: Tensor, variances: Tensor, sizes: Sequence[int]) -> Tensor:
-    """sum_l ||mean_l - running mean_l|| + ||var_l - running var_l|| over batch norms l (Yin et al. 2020, eq. 4).
+    """sum_l ||mean_l - running mean_l|| + ||var_l - running var_l|| over the batch norms l.
 
     moments: [B, 2 K], per image first the K means over positions of (input - running mean), then those of its
     square; variances: [K] running variances; sizes: channels of each batch norm, summing to K. Means and
-    (biased) variances are those of the whole batch.
+    (biased) variances are those of the whole batch. Yin et al. 2020, R_feature.
     """
     first, second = moments.mean(dim=0).chunk(2)
     deviations = torch.stack([first, second - first.square() - variances])

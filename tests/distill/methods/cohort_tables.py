@@ -60,7 +60,7 @@ class Tables:
         *,
         unlabeled: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
-        self.program: Program = build_program(DistillSettings(method=method))  # type: ignore[arg-type]
+        self.program: Program = build_program(DistillSettings(method=method))
         self.labels = labels
         self.engine = make_engine(
             self.program,

@@ -8,13 +8,13 @@ import torch
 
 from edgekd.core.errors import UsageError
 from edgekd.distill.kernels.respond import kl as kl_kernel
+from edgekd.distill.method import Roster
 from edgekd.distill.methods.chain.born_again import METHOD, Form, Settings, confidence_weighted, permuted
 from edgekd.distill.program import Program
 from tests.distill.building import differ, engine_for, train, weights
 from tests.distill.methods.watching import (
     ALONE,
     TAUGHT,
-    Roster,
     assert_resumes,
     cross_entropy,
     labels,

@@ -78,7 +78,7 @@ def test_an_exit_is_a_bottleneck_that_shrinks_the_map_to_the_deepest() -> None:
 
 def program(**settings: Any) -> Any:
     method = {"name": "byot", **settings}
-    return build_program(DistillSettings(method=method), student_taps=tuple(TinyNet().taps))  # type: ignore[arg-type]
+    return build_program(DistillSettings(method=method), student_taps=tuple(TinyNet().taps))
 
 
 def test_the_trunk_is_deployed_without_its_exits() -> None:
@@ -105,4 +105,4 @@ def test_without_imitation_and_hint_the_exits_learn_labels_alone() -> None:
 @pytest.mark.parametrize("taps", [("embedding", "logits"), ("stage1", "embedding"), ("stage1", "stage2")])
 def test_a_student_without_stages_or_embedding_is_refused(taps: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="method `byot`"):
-        build_program(DistillSettings(method="byot"), student_taps=taps)  # type: ignore[arg-type]
+        build_program(DistillSettings(method="byot"), student_taps=taps)

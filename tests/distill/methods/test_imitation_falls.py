@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from edgekd.distill.compose import build_program
@@ -9,7 +11,7 @@ from edgekd.distill.settings import DistillSettings
 from edgekd.testing.tiny_networks import TinyNet
 from tests.distill.building import engine_for, train
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "dml": {},
     # A target of its own (minlogit, linear) grows surer than every network, so it has to be one of theirs.
     "kdcl": {"target": "naive"},
@@ -23,7 +25,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_without_labels_every_term_of_imitation_falls(name: str) -> None:
-    settings = DistillSettings(method={"name": name, **SETTINGS[name]}, task_weight=0.0)  # type: ignore[arg-type]
+    settings = DistillSettings(method={"name": name, **SETTINGS[name]}, task_weight=0.0)
     engine = engine_for(build_program(settings, student_taps=tuple(TinyNet().taps)))
     values = train(engine, 40)
     terms = {key for key in values[0] if key.startswith(name)}

@@ -32,7 +32,7 @@ STREAM = TinyStream(("x", "x2"), 12)
 
 
 def program(**settings: float) -> Program:
-    built = METHOD.build(Settings(**settings), TAUGHT)  # type: ignore[arg-type]
+    built = METHOD.build(Settings.model_validate(settings), TAUGHT)
     assert isinstance(built, Program)
     return built
 

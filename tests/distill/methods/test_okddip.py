@@ -137,7 +137,7 @@ def test_both_levels_ramp_up() -> None:
 
 def program(**settings: Any) -> Any:
     method = {"name": "okddip", **settings}
-    return build_program(DistillSettings(method=method), student_taps=tuple(TinyNet().taps))  # type: ignore[arg-type]
+    return build_program(DistillSettings(method=method), student_taps=tuple(TinyNet().taps))
 
 
 def test_the_leader_is_deployed() -> None:
@@ -161,4 +161,4 @@ def test_training_with_detached_peers_resumes_bit_for_bit() -> None:
 
 def test_a_student_without_an_embedding_is_refused() -> None:
     with pytest.raises(UsageError, match="embedding"):
-        build_program(DistillSettings(method="okddip"), student_taps=("stage1", "stage2", "logits"))  # type: ignore[arg-type]
+        build_program(DistillSettings(method="okddip"), student_taps=("stage1", "stage2", "logits"))

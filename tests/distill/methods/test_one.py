@@ -1,4 +1,4 @@
-"""The on-the-fly native ensemble: gate, ensemble and imitation against NumPy; what learns; what is deployed."""
+"""The native ensemble: gate, ensemble and imitation against NumPy; what learns; what is deployed."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_every_branch_and_the_ensemble_learn_the_labels(scene: TinyScene) -> Non
 
 
 def test_no_gradient_of_the_imitation_reaches_the_gate(scene: TinyScene) -> None:
-    """The target is a constant, so its gradient by a branch's logits is T (p - p_e) / B, and none by the gate."""
+    """The target is a constant: the gradient by a branch's logits is T (p - p_e) / B."""
     assert not any(key.startswith("heads.") for key in scene.gradients("one"))
     gates = [key for key in scene.gradients("task:ensemble") if key.startswith("heads.")]
     assert len(gates) == 4
@@ -93,7 +93,7 @@ def test_the_weight_ramps_up_over_eighty_of_three_hundred_epochs(scene: TinyScen
 
 def program(**settings: Any) -> Any:
     method = {"name": "one", **settings}
-    return build_program(DistillSettings(method=method), student_taps=tuple(TinyNet().taps))  # type: ignore[arg-type]
+    return build_program(DistillSettings(method=method), student_taps=tuple(TinyNet().taps))
 
 
 def test_branch_one_starts_as_the_student_and_is_deployed() -> None:
@@ -131,7 +131,7 @@ def test_a_tap_that_is_not_there_and_a_student_without_stages_are_refused() -> N
     with pytest.raises(UsageError, match=r"method `one`.*no tap `stage7`"):
         program(tap="stage7")
     with pytest.raises(UsageError, match=r"method `one`.*stage"):
-        build_program(DistillSettings(method="one"), student_taps=("logits",))  # type: ignore[arg-type]
+        build_program(DistillSettings(method="one"), student_taps=("logits",))
 
 
 def test_the_program_is_valid_before_training() -> None:

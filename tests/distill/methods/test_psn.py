@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgekd.core.errors import UsageError
 from edgekd.distill.cast import Cast, assemble
@@ -17,7 +17,14 @@ from edgekd.distill.context import Context, Live, OutputCache, Progress, TermCon
 from edgekd.distill.engine import Engine
 from edgekd.distill.launch import given_roles
 from edgekd.distill.method import Part, Roster
-from edgekd.distill.methods.adversarial.psn import DISCRIMINATOR, METHOD, TRANSLATOR, Settings, pooled
+from edgekd.distill.methods.adversarial.psn import (
+    DISCRIMINATOR,
+    METHOD,
+    TRANSLATOR,
+    Discriminator,
+    Settings,
+    pooled,
+)
 from edgekd.distill.program import Program
 from edgekd.distill.settings import DistillSettings, MethodUse
 from edgekd.testing.tiny_networks import IMAGE_SHAPE, tiny_batch, tiny_participant
@@ -63,7 +70,7 @@ def embedding(engine: Engine, role: str, *, learns: bool = False) -> Array:
 
 def layer(engine: Engine, role: str, name: str) -> tuple[Array, Array]:
     state = engine.roles[role].module.state_dict()
-    return tuple(state[f"{name}{part}"].double().numpy() for part in ("weight", "bias"))  # type: ignore[return-value]
+    return state[f"{name}weight"].double().numpy(), state[f"{name}bias"].double().numpy()
 
 
 def score(engine: Engine, features: Array) -> Array:
@@ -144,11 +151,18 @@ def gradients(cast: Cast, built: Program, turn: int, term: str) -> dict[str, lis
     return {name: [p.grad for p in role.module.parameters()] for name, role in cast.roles.items()}
 
 
+def last_layer(discriminator: nn.Module) -> nn.Linear:
+    assert isinstance(discriminator, Discriminator)
+    last = discriminator.layers[-1]
+    assert isinstance(last, nn.Linear)
+    return last
+
+
 def test_a_constant_discriminator_gives_the_student_no_gradient() -> None:
     built = program()
     cast = cast_of(built)
     with torch.no_grad():
-        cast.roles[DISCRIMINATOR].module.layers[-1].weight.zero_()
+        last_layer(cast.roles[DISCRIMINATOR].module).weight.zero_()
     found = gradients(cast, built, 1, "psn")
     reached = [grad for grad in found["student"] if grad is not None]
     assert reached and all(not grad.any() for grad in reached)
@@ -157,7 +171,7 @@ def test_a_constant_discriminator_gives_the_student_no_gradient() -> None:
 def test_a_discriminator_that_sees_no_difference_is_at_two_ln_two() -> None:
     engine = engine_of()
     with torch.no_grad():
-        for parameter in engine.roles[DISCRIMINATOR].module.layers[-1].parameters():
+        for parameter in last_layer(engine.roles[DISCRIMINATOR].module).parameters():
             parameter.zero_()
     (values,) = train(engine, 2, steps=[0])
     assert values["psn-discriminator"] == pytest.approx(2 * math.log(2))

@@ -21,7 +21,7 @@ from tests.distill.methods.watching import (
 
 
 def program(**settings: float) -> Program:
-    built = METHOD.build(Settings(**settings), TAUGHT)  # type: ignore[arg-type]
+    built = METHOD.build(Settings.model_validate(settings), TAUGHT)
     assert isinstance(built, Program)
     return built
 

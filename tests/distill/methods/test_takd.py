@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from pydantic import ValidationError
 
@@ -36,7 +38,7 @@ def test_every_network_learns_from_the_one_before_it() -> None:
     """0.1 CE + 0.9 T^2 KL, T = 4: teacher -> assistant1 -> assistant2 -> student."""
     engine = engine_for(program(assistants=[RESNET, SMALLER]))
     chain = ("teacher", "assistant1", "assistant2", "student")
-    for number, (before, pupil) in enumerate(zip(chain, chain[1:], strict=False)):
+    for number, (before, pupil) in enumerate(itertools.pairwise(chain)):
         step = 2 * number
         student = logits(engine, pupil, step, learns=True)
         soft = softened_kl(logits(engine, before, step), student, 4.0)

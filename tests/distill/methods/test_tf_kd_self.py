@@ -20,7 +20,7 @@ from tests.distill.methods.watching import (
 
 
 def program(**settings: float) -> Program:
-    built = METHOD.build(Settings(**settings), ALONE)  # type: ignore[arg-type]
+    built = METHOD.build(Settings.model_validate(settings), ALONE)
     assert isinstance(built, Program)
     return built
 

@@ -27,7 +27,7 @@ class TinyScene:
 
     def __init__(self, method: Mapping[str, Any], student: Participant | None = None) -> None:
         student = student or tiny_participant()
-        settings = DistillSettings(method=method)  # type: ignore[arg-type]
+        settings = DistillSettings(method=method)
         self.program: Program = build_program(settings, student_taps=tuple(student.taps))
         (self.turn,) = self.program.turns
         cast = assemble(self.program, {"student": student}, IMAGE_SHAPE, seed=0)

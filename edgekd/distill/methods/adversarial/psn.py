@@ -30,7 +30,8 @@ CARD = Card(
     title="Adversarial learning of portable student networks",
     paper="Wang et al.: Adversarial Learning of Portable Student Networks. AAAI 2018; Gou et al. 2021, "
     "equation 14",
-    equation="response_weight T^2 KL(p_t || p_s) - weight mean log D(r(e_s)); D: -log D(e_t) - log(1 - D(r(e_s)))",
+    equation="response_weight T^2 KL(p_t || p_s) - weight mean log D(r(e_s)), while D minimizes "
+    "-mean log D(e_t) - mean log(1 - D(r(e_s)))",
     catalogue_id="psn",
     knowledge="mixed",
     scheme="adversarial",

@@ -1,7 +1,7 @@
-"""Self-training with Noisy Student improves ImageNet classification, Xie et al., CVPR 2020 (arXiv 1911.04252).
+"""Self-training with Noisy Student, Xie et al., CVPR 2020 (arXiv 1911.04252), algorithm 1.
 
 A resting teacher labels unlabeled images, a pupil learns from labeled and pseudo-labeled images under noise,
-and becomes the teacher of the next iteration (algorithm 1). With p the teacher's probabilities of an
+and becomes the teacher of the next iteration. With p the teacher's probabilities of an
 unlabeled image, p^ = p (soft) or its largest class (hard), q the pupil's of another view of that image:
 
     L = CE(y, q_labeled) + weight sum_i w_i KL(p^_i || q_i)
@@ -33,7 +33,7 @@ CARD = Card(
     title="Noisy student self-training",
     paper="Xie et al.: Self-training with Noisy Student improves ImageNet classification. CVPR 2020, "
     "arXiv 1911.04252",
-    equation="CE(y, q_labeled) + weight sum_i w_i KL(p_i || q_i) over the confidently labeled unlabeled images",
+    equation="CE(y, q_labeled) + weight sum_i w_i KL(p_i || q_i) over images with a confident label",
     catalogue_id="noisy-student",
     knowledge="response",
     scheme="chain",

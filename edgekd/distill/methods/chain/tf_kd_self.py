@@ -1,4 +1,4 @@
-"""Revisiting Knowledge Distillation via Label Smoothing, Yuan et al., CVPR 2020 (arXiv 1909.11723), section 5.
+"""Revisiting KD via Label Smoothing Regularization, Yuan et al., CVPR 2020 (arXiv 1909.11723), Tf-KD_self.
 
 phase 1:  a copy of the student's architecture learns from labels
 phase 2:  L = task_weight CE(y, z_s) + weight T^2 KL(p_copy || p_s), the copy resting

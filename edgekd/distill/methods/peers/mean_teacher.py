@@ -18,7 +18,19 @@ from edgekd.distill.card import Card
 from edgekd.distill.context import TermContext
 from edgekd.distill.hooks import Ema
 from edgekd.distill.method import Method, Roster
-from edgekd.distill.program import LOGITS, CopyOf, Deploy, Given, Needs, Phase, Program, Term, Train, Turn
+from edgekd.distill.program import (
+    LOGITS,
+    CopyOf,
+    Deploy,
+    Given,
+    Needs,
+    Phase,
+    Program,
+    Role,
+    Term,
+    Train,
+    Turn,
+)
 from edgekd.distill.sources import Beside, Labeled
 from edgekd.distill.weights import RampUp
 
@@ -95,7 +107,7 @@ def build(settings: Settings, roster: Roster) -> Program:
         modes={AVERAGE: "train"},
     )
     phase = Phase("main", (turn,), hooks=(Ema(AVERAGE, of=roster.student, decay=settings.decay),))
-    roles = {roster.student: Given(), AVERAGE: CopyOf(roster.student)}
+    roles: dict[str, Role] = {roster.student: Given(), AVERAGE: CopyOf(roster.student)}
     return Program(roles, (phase,), Deploy(role=AVERAGE))
 
 

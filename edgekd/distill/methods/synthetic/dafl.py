@@ -1,10 +1,11 @@
-"""Data-Free Learning of Student Networks, Chen et al., ICCV 2019 (arXiv 1904.01186), equations 2 to 6.
+"""Data-Free Learning of Student Networks, Chen et al., ICCV 2019 (arXiv 1904.01186).
 
 generator's turn, on images G(z), z ~ N(0, I), with the teacher's logits z_t and features e_t:
 
     onehot_weight CE(argmax z_t, z_t) - activation_weight mean |e_t| + entropy_weight sum_c q_c log10 q_c
 
-with q the mean over the batch of softmax(z_t); student's turn, on other images G(z):  weight T^2 KL(p_t || p_s)
+with q the mean over the batch of softmax(z_t);
+student's turn, on other images G(z):  weight T^2 KL(p_t || p_s)
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Dreaming to Distill: Data-free Knowledge Transfer via DeepInversion, Yin et al., CVPR 2020 (arXiv 1912.08795).
+"""Dreaming to Distill (DeepInversion), Yin et al., CVPR 2020 (arXiv 1912.08795).
 
 phase 1 (section 3.2): images x of given classes y, trained like weights against the resting teacher
 
@@ -62,13 +62,16 @@ CARD = Card(
     ),
     defaults=(
         "the authors' CIFAR-10 script as its README runs it for better images: batch norm 10, Adam at 0.1 "
-        "(the paper: 0.05; the script's own default for batch norm is 100), blocks of 256, a shift of 2 in 32 pixels. Its TV scale 2.5e-5 (and the paper's L2 scale 3e-8) multiply one norm over a batch of "
-        "256; with a norm per image they become 16 times as much, 4e-4 and 4.8e-7. T = 4 as in `kd`"
+        "(the paper: 0.05; the script's own default for batch norm is 100), blocks of 256, a shift of 2 in "
+        "32 pixels. Its TV scale 2.5e-5 (and the paper's L2 scale 3e-8; the script's is 0) multiply one norm "
+        "over a batch of 256; with a norm per image they become 16 times as much, 4e-4 and 4.8e-7. T = 4 as "
+        "in `kd`"
     ),
     cost=(
-        "the images take `image_share` (three quarters) of the epochs, each update a forward and backward pass of the "
-        "teacher on `block_size` images; the student gets the rest. The bank (1024 images; 12 MB for 32x32, "
-        "thrice that with the optimizer's state) and a copy of the teacher live in training only"
+        "the images take `image_share` (three quarters) of the epochs, each update a forward and backward "
+        "pass of the teacher on `block_size` images; the deployed student gets only the rest. The bank (1024 "
+        "images; 12 MB for 32x32, thrice that with the optimizer's state) and a copy of the teacher live in "
+        "training only"
     ),
     deviations=(
         "the authors give every block of 256 images 2000 updates one after another; here `num_blocks` blocks "
