@@ -26,17 +26,23 @@ def build_program(
     """The program of the recipe's methods: their terms plus `task_weight` x cross-entropy, added once.
 
     The taps are names only, one sequence per teacher; labels: role -> class names. Raises `UsageError`
-    naming the method whose need is not met (no teacher, several, no such tap), for a whole scheme listed
-    beside other methods, and where `leave_out` names no term or leaves none.
+    naming every method whose need is not met (no teacher, several, no such tap), for a whole scheme listed
+    beside other methods, and where `leave_out` names no term or leaves none. Taps that are `UnknownTaps` rule
+    no name out.
     """
     roles = teacher_roles(num_teachers)
-    taps = dict(zip(roles, map(tuple, teacher_taps), strict=bool(teacher_taps)))
+    taps = dict(zip(roles, map(_names, teacher_taps), strict=bool(teacher_taps)))
     task = Task(settings.task_weight, settings.label_smoothing)
-    roster = Roster(roles, tuple(student_taps), taps, labels or {}, task)
-    built = [_build(use, roster) for use in settings.method]
+    roster = Roster(roles, _names(student_taps), taps, labels or {}, task)
+    built = _all_built(settings, roster)
     if len(built) == 1 and isinstance(built[0], Program):
         return without(built[0], settings.leave_out)
-    return without(compose(_parts(settings, built), roster), settings.leave_out)
+    parts = [item for item in built if isinstance(item, Part)]
+    return without(compose(parts, roster), settings.leave_out)
+
+
+def _names(taps: Sequence[str]) -> tuple[str, ...]:
+    return taps if isinstance(taps, tuple) else tuple(taps)
 
 
 def teacher_roles(num_teachers: int) -> tuple[str, ...]:
@@ -44,6 +50,25 @@ def teacher_roles(num_teachers: int) -> tuple[str, ...]:
     if num_teachers == 1:
         return ("teacher",)
     return tuple(f"teacher{number + 1}" for number in range(num_teachers))
+
+
+def _all_built(settings: DistillSettings, roster: Roster) -> list[Part | Program]:
+    """What every method adds; raises one `UsageError` with the problems of all."""
+    built: list[Part | Program] = []
+    problems: list[UsageError] = []
+    for use in settings.method:
+        try:
+            item = _build(use, roster)
+            _check_composable(use, item, len(settings.method))
+            built.append(item)
+        except UsageError as error:
+            problems.append(error)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        head = f"{len(problems)} methods cannot run on what the recipe gives"
+        raise UsageError("\n  - ".join([head, *map(str, problems)]))
+    return built
 
 
 def _build(use: MethodUse, roster: Roster) -> Part | Program:
@@ -55,14 +80,12 @@ def _build(use: MethodUse, roster: Roster) -> Part | Program:
         raise UsageError(error.what, where=where, choices=error.choices, fix=error.fix) from error
 
 
-def _parts(settings: DistillSettings, built: Sequence[Part | Program]) -> list[Part]:
-    for use, item in zip(settings.method, built, strict=True):
-        if isinstance(item, Program):
-            raise UsageError(
-                f"method `{use.name}` is a whole training scheme and cannot stand beside others",
-                fix=f"use `method: {use.name}` alone",
-            )
-    return [item for item in built if isinstance(item, Part)]
+def _check_composable(use: MethodUse, item: Part | Program, num_methods: int) -> None:
+    if num_methods > 1 and isinstance(item, Program):
+        raise UsageError(
+            f"method `{use.name}` is a whole training scheme and cannot stand beside others",
+            fix=f"use `method: {use.name}` alone",
+        )
 
 
 def compose(parts: Sequence[Part], roster: Roster) -> Program:

@@ -24,6 +24,8 @@ from edgekd.train.trainable import Position
 Score = Callable[[Participant], float]
 """Validation accuracy, in [0, 1], of a network in evaluation mode."""
 
+_ROUNDING = 1e-9
+
 
 @dataclass(frozen=True)
 class _Span:
@@ -127,12 +129,16 @@ class Engine:
         return self._plain
 
     def _phase_at(self, fraction: float) -> int:
-        reached = [number for number, span in enumerate(self._spans) if fraction >= span.begin]
+        # Sums of shares are not exact: a step that begins a phase may lie a rounding before its begin.
+        reached = [number for number, span in enumerate(self._spans) if fraction >= span.begin - _ROUNDING]
         # A re-estimated training length must not lead back into a phase that is over.
         return max(reached[-1], self._phase)
 
     def _enter(self, phase: int) -> None:
         while self._phase < phase:
+            if self._phase >= 0:
+                for hook in self.phase.hooks:
+                    hook.after_phase(hook_scope(hook, self._live, self._progress))
             self._phase += 1
             for start in self.phase.start:
                 state = self.roles[start.source].module.state_dict()
@@ -187,7 +193,7 @@ class Engine:
         if self._phase >= 0:
             self._prepare_updates()
         for update, optimizer in zip(self._updates, state["optimizers"], strict=True):
-            update.optimizer.load_state_dict(optimizer)
+            update.optimizer.load_state_dict(_copied(optimizer))
         self._live.memory.clear()
         self._live.memory.update(_copied(state["memory"]))
         self._live.precision.load_state(state["precision"])

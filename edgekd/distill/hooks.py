@@ -45,6 +45,9 @@ class Hook:
     def after_evaluation(self, scope: HookScope, accuracy: float) -> None:
         """After the deployed role was scored on the validation data."""
 
+    def after_phase(self, scope: HookScope) -> None:
+        """When the next phase is about to begin; not after the last one."""
+
 
 @dataclass(frozen=True)
 class Ema(Hook):
@@ -96,7 +99,10 @@ class StaleCopy(Hook):
 
 @dataclass(frozen=True)
 class Snapshot(Hook):
-    """`role` takes the weights of `of` once, at the first step at or after `at` (a fraction of the phase)."""
+    """`role` takes the weights of `of` once, at the first step at or after `at` (a fraction of the phase).
+
+    A phase too short to have such a step leaves it the last weights.
+    """
 
     role: str
     of: str
@@ -111,8 +117,15 @@ class Snapshot(Hook):
         return (self.role,)
 
     def after_step(self, scope: HookScope) -> None:
+        if scope.progress.fraction >= self.at:
+            self._take(scope)
+
+    def after_phase(self, scope: HookScope) -> None:
+        self._take(scope)
+
+    def _take(self, scope: HookScope) -> None:
         taken = scope.memory.setdefault("taken", torch.zeros((), dtype=torch.int64))
-        if not taken and scope.progress.fraction >= self.at:
+        if not taken:
             scope.roles[self.role].load_state_dict(scope.roles[self.of].state_dict())
             taken += 1
 

@@ -161,6 +161,18 @@ class Part:
     sampler: Sampler = "shuffled"
 
 
+class UnknownTaps(tuple[str, ...]):
+    """The taps of a network that only the run knows: those of usual networks, and no name is ruled out."""
+
+    def __contains__(self, tap: object) -> bool:
+        return True
+
+
+UNKNOWN_TAPS = UnknownTaps(
+    (*(f"stage{n}{end}" for n in (1, 2, 3) for end in ("", ":pre")), "embedding", LOGITS)
+)
+
+
 S = TypeVar("S", bound=Config)
 
 

@@ -122,6 +122,7 @@ class Needs:
     modules: roles whose module is read itself (batch-norm statistics, classifier weights).
     views: names of the batch's views. same_labels: the roles' logits mean the same classes. whole_batch: the
     value compares samples with one another, so on several processes it is computed on all of their samples.
+    least_batch: the fewest samples that it can be computed on.
     """
 
     outputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -132,6 +133,7 @@ class Needs:
     modules: tuple[str, ...] = ()
     same_labels: bool = True
     whole_batch: bool = False
+    least_batch: int = 1
 
     @property
     def roles(self) -> tuple[str, ...]:

@@ -48,14 +48,15 @@ def relation_term(
             values.append(compare(rows, samples(context.tap(teacher, theirs)).detach()))
         return sum(values[1:], start=values[0])
 
-    return Term(name, compute, pair_needs(roster, pairs, whole_batch=True), weight)
+    needs = pair_needs(roster, pairs, whole_batch=True, least_batch=least)
+    return Term(name, compute, needs, weight)
 
 
-def pair_needs(roster: Roster, pairs: TapPairs, *, whole_batch: bool) -> Needs:
+def pair_needs(roster: Roster, pairs: TapPairs, *, whole_batch: bool, least_batch: int = 1) -> Needs:
     """Student's and teacher's taps of the pairs."""
     mine, theirs = zip(*pairs, strict=True)
     outputs = {roster.student: tuple(dict.fromkeys(mine)), roster.teacher: tuple(dict.fromkeys(theirs))}
-    return Needs(outputs=outputs, whole_batch=whole_batch)
+    return Needs(outputs=outputs, whole_batch=whole_batch, least_batch=least_batch)
 
 
 def require_batch(term: str, count: int, least: int) -> None:

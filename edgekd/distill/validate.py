@@ -13,6 +13,7 @@ from edgekd.distill.cast import ImageShape, assemble
 from edgekd.distill.context import Context, Live, OutputCache, Progress, TermContext
 from edgekd.distill.participant import Participant
 from edgekd.distill.program import LOGITS, Built, Program, Term
+from edgekd.distill.sources import LOOP
 from edgekd.train.precision import Precision
 
 _BATCH_SIZE = 4
@@ -25,11 +26,15 @@ def validate(
     *,
     lost_taps: Collection[str] = (),
     streams: Collection[str] = (),
+    batch_sizes: Mapping[str, int] | None = None,
+    trial: bool = True,
 ) -> None:
     """Raise one `UsageError` with everything the program needs and these networks do not give.
 
     given: role -> network, on any device (`meta` networks cost no memory); none is changed. image_shape:
-    (C, H, W) of the batches. lost_taps: taps of the student that a later transform removes (folding).
+    (C, H, W) of the batches. lost_taps: taps of the student that folding removes. batch_sizes: images in a
+    batch of the loop (under `LOOP`) and of the streams, where known. trial: also compute every term once, on
+    copies of the networks; without it their modules are not touched.
     """
     problems = [*_defects(program), *_missing_roles(program, given)]
     if not problems:
@@ -37,8 +42,9 @@ def validate(
             *_tap_problems(program, given, frozenset(lost_taps)),
             *_label_problems(program, given),
             *_stream_problems(program, streams),
+            *_batch_problems(program, batch_sizes or {}),
         ]
-    if not problems:
+    if trial and not problems:
         problems = list(_trial(program, given, image_shape))
     if problems:
         raise UsageError("\n  - ".join(["the method cannot run on these networks", *problems]))
@@ -87,7 +93,8 @@ def _tap_problems(program: Program, given: Mapping[str, Participant], lost: froz
                 if network == program.deploy.network and tap in lost:
                     yield (
                         f"term `{term.name}` reads the student's tap `{tap}`, which is lost when batch norm "
-                        f"is folded for quantization; still there: {', '.join(sorted(legal - lost))}"
+                        f"is folded for quantization; name one that is left in the method's parameters "
+                        f"({', '.join(sorted(legal - lost))}), or quantize with `kd`"
                     )
                 elif tap not in legal:
                     yield (
@@ -123,6 +130,21 @@ def _stream_problems(program: Program, streams: Collection[str]) -> Iterator[str
     for name in program.streams:
         if name not in streams:
             yield f"it needs the data stream `{name}` (given: {', '.join(streams) or 'none'})"
+
+
+def _batch_problems(program: Program, sizes: Mapping[str, int]) -> Iterator[str]:
+    told = set()
+    for turn in program.turns:
+        for term in turn.terms:
+            supplies = turn.source.supplies(term.needs.views) or {LOOP: ()}
+            size = min((sizes[stream] for stream in supplies if stream in sizes), default=None)
+            if size is not None and size < term.needs.least_batch and term.name not in told:
+                told.add(term.name)
+                yield (
+                    f"term `{term.name}` compares the samples of a batch with one another: it needs "
+                    f"{term.needs.least_batch} and gets {size}; give `batch_size: {term.needs.least_batch}` "
+                    "or more, and as many images"
+                )
 
 
 def _trial(program: Program, given: Mapping[str, Participant], shape: ImageShape) -> Iterator[str]:

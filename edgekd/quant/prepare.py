@@ -39,7 +39,9 @@ def quantized_copy(module: nn.Module, settings: QuantSettings) -> QuantizedModul
     profile = PROFILES.load(settings.profile)
     graph_module, renames = fold(module)
     insert(graph_module, profile, settings)
-    return QuantizedModule.of(graph_module, Notes(settings, renames, renames.moved(taps_of(module))))
+    taps = taps_of(module)
+    notes = Notes(settings, renames, renames.moved(taps), renames.lost(taps))
+    return QuantizedModule.of(graph_module, notes)
 
 
 def prepare(module: nn.Module, settings: QuantSettings, example: Tensor) -> QuantizedModule:

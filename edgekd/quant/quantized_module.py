@@ -32,6 +32,7 @@ class Notes:
     settings: QuantSettings
     renames: Renames
     taps: Taps
+    lost_taps: tuple[str, ...] = ()
 
 
 class QuantizedModule(fx.GraphModule):
@@ -57,6 +58,11 @@ class QuantizedModule(fx.GraphModule):
     @property
     def taps(self) -> Taps:
         return dict(self._notes.taps)
+
+    @property
+    def lost_taps(self) -> tuple[str, ...]:
+        """The taps of the original network whose value folding took away."""
+        return self._notes.lost_taps
 
     @property
     def _notes(self) -> Notes:

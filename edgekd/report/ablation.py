@@ -41,8 +41,8 @@ def _step(source: Source, row: Row) -> StepRecord | None:
 
 def _left_out(step: StepRecord) -> Sequence[dict[str, Any]]:
     """The terms that a step's model was trained without; what a step adds to those of its whole stands last."""
-    found: Sequence[dict[str, Any]] = step.facts.get("left_out", ())
-    return found
+    found = step.facts.get("left_out")
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
 
 def _ablation(source: Source, whole: Row, predictions: Predictions) -> AblationFact | None:
@@ -88,15 +88,21 @@ def _gain(source: Source, whole: Row, row: Row, target: str, predictions: Predic
 
 def _contribution(step: StepRecord, gain: Number | None) -> Contribution:
     (*_, last) = _left_out(step) or ({},)
-    begin, end = last.get("weight", (None, None))
     return Contribution(
         term=last.get("term"),
         method=last.get("method"),
         knowledge=str(last.get("knowledge", "")),
-        weight="" if begin is None else f"{begin:g}" if begin == end else f"{begin:g} to {end:g}",
+        weight=_weight_text(last.get("weight")),
         gain=gain,
         worth=_worth(gain),
     )
+
+
+def _weight_text(ends: Any) -> str:
+    """`0.9`, or `0 to 1` where a schedule changes it."""
+    if not isinstance(ends, list):
+        return ""
+    return " to ".join(dict.fromkeys(f"{end:g}" for end in ends))
 
 
 def _worth(gain: Number | None) -> Worth:

@@ -115,7 +115,9 @@ def panel(facts: Facts) -> RenderableType:
     )
     frame = Panel(body, title=title, border_style=style, title_align="left")
     ablations = ("\n".join(map(printable, ablation_lines(one))) for one in facts.ablations)
-    return Group(frame, *(_table(target.name, target.rows) for target in facts.targets), *map(Text, ablations))
+    return Group(
+        frame, *(_table(target.name, target.rows) for target in facts.targets), *map(Text, ablations)
+    )
 
 
 def _table(target: str, rows: Sequence[WaterfallRow]) -> RenderableType:

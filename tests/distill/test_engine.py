@@ -327,3 +327,11 @@ def test_rules_reject_unknown_overrides() -> None:
     with pytest.raises(ValueError, match="speed"):
         RULES.for_turn(replace(student_turn((task(),)), optimizer={"speed": 1}))
     assert RULES.for_turn(student_turn((task(),))) == ADAM
+
+
+def test_a_phase_begins_with_the_step_that_its_share_says() -> None:
+    """Shares 0.4 and three times 0.2: sums of shares are not exact in binary."""
+    turns = {name: student_turn((task(name=name),)) for name in "abcd"}
+    phases = tuple(Phase(name, (turns[name],), 0.4 if name == "a" else 0.2) for name in "abcd")
+    history = train(engine_for(Program({"student": Given()}, phases)), 10)
+    assert ["".join(set(step) & set("abcd")) for step in history] == list("aaaabbccdd")

@@ -20,14 +20,14 @@ from edgekd.networks.tap import taps_of
 from edgekd.train.trainable import Position
 from tests.distill.building import RULES, differ
 
-SHAPE = (3, 16, 16)
+SHAPE = (3, 8, 8)
 NETWORKS: dict[str, dict[str, Any]] = {
     "resnet_cifar": {"depth": 8, "base_channels": 8},
     "wrn": {"depth": 10, "width": 1.0},
     "mobilenet_v2": {"width": 0.25, "depth": 0.25, "last_channels": 32},
     "mobilenet_v3": {"width": 0.25, "depth": 0.5, "hidden": 16},
 }
-NO_IMAGES = np.zeros((2, 16, 16, 3), np.uint8), np.zeros(2, np.int64)
+NO_IMAGES = np.zeros((2, 8, 8, 3), np.uint8), np.zeros(2, np.int64)
 
 
 def student(name: str) -> Participant:
@@ -41,21 +41,26 @@ def batch(number: int) -> Batch:
     return Batch({"x": images}, torch.randint(4, (8,), generator=generator), torch.arange(8))
 
 
-@pytest.mark.parametrize("ema", [None, 0.9])
 @pytest.mark.parametrize("method", ["one", "okddip", "byot"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_network_is_valid_trains_and_comes_back_as_itself(
-    name: str, method: str, ema: float | None
-) -> None:
+def test_every_network_is_valid_trains_and_comes_back_as_itself(name: str, method: str) -> None:
+    check(name, method, ema=None)
+
+
+@pytest.mark.parametrize("method", ["one", "okddip", "byot"])
+def test_so_does_the_average_of_its_weights(method: str) -> None:
+    check("resnet_cifar", method, ema=0.9)
+
+
+def check(name: str, method: str, *, ema: float | None) -> None:
     network = student(name)
-    program = build_program(DistillSettings(method=method), student_taps=tuple(network.taps))  # type: ignore[arg-type]
+    program = build_program(DistillSettings(method=method), student_taps=tuple(network.taps))
     validate(program, {"student": network}, SHAPE)
     start = {key: value.clone() for key, value in network.module.state_dict().items()}
     engine = make_engine(
         program, student=network, validation=NO_IMAGES, image_shape=SHAPE, rules=RULES, seed=0, ema=ema
     )
-    for number in range(2):
-        engine.step(batch(number), Position(number, 2, 0, 1))
+    engine.step(batch(0), Position(0, 1, 0, 1))
     deployed = engine.deployed()
     assert type(deployed) is type(network.module)
     trained = {key for key, _ in deployed.named_parameters()}

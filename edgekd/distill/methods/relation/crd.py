@@ -167,6 +167,7 @@ def build(settings: Settings, roster: Roster) -> Part:
         labels=not settings.same_class,
         indices=with_bank,
         whole_batch=True,
+        least_batch=1 if with_bank else 2,
     )
     adapters = {
         "student": projection((student, mine), settings.dimensions),

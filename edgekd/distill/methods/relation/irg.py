@@ -118,7 +118,8 @@ def _transformation_term(roster: Roster, pairs: TapPairs, weight: float) -> Term
         ]
         return sum(errors[1:], start=errors[0]) / len(errors)
 
-    return Term("irg-transformation", compute, pair_needs(roster, pairs, whole_batch=True), weight)
+    needs = pair_needs(roster, pairs, whole_batch=True, least_batch=2)
+    return Term("irg-transformation", compute, needs, weight)
 
 
 def build(settings: Settings, roster: Roster) -> Part:

@@ -56,7 +56,12 @@ def _term(name: str, roster: Roster, temperature: float, dim: int, weight: float
         softened = (context.logits(student) / temperature).softmax(dim=1)
         return correlation_distance(softened, target.compute(context, temperature), dim) * temperature**2
 
-    needs = Needs(outputs={student: (LOGITS,), **target.outputs}, whole_batch=dim == 0)
+    over_samples = dim == 0
+    needs = Needs(
+        outputs={student: (LOGITS,), **target.outputs},
+        whole_batch=over_samples,
+        least_batch=2 if over_samples else 1,
+    )
     return Term(name, compute, needs, weight)
 
 
