@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field
@@ -9,6 +10,23 @@ from pydantic import Field
 from edgekd.core.config import Config
 from edgekd.data.augmentation import Augment
 from edgekd.data.split import Dataset
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A data set without its images: the class names, and (C, H, W) of what training works at.
+
+    num_images: of train; None before the data are opened.
+    """
+
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    num_images: int | None = None
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> Outline:
+        """What an opened data set turned out to be."""
+        return cls(dataset.classes, (dataset.channels, *dataset.image_size), len(dataset.train))
 
 
 class Source(Config):
@@ -52,6 +70,13 @@ class Source(Config):
     def read(self, seed: int) -> Dataset:
         """The four labeled splits. Raises `DataError` with a fix for anything it cannot use."""
         raise NotImplementedError
+
+    def outline(self) -> Outline | None:
+        """What can be said of the data in milliseconds, before they are opened; None where nothing can.
+
+        Recipes are checked against it.
+        """
+        return None
 
     def default_augment(self, image_size: tuple[int, int]) -> Augment:
         """What training does to these images unless the recipe says otherwise.

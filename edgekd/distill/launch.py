@@ -61,6 +61,8 @@ def make_engine(
     if ema is not None:
         program = with_ema(program, ema)
     cast = assemble(program, given, image_shape, seed)
+    for role in cast.roles.values():
+        precision.prepare(role.module)
     recorded = record(program, cast, image_shape, precision, recorder) if recorder else {}
     if compiled:
         cast = with_compiled(program, cast)

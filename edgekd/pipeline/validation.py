@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from edgekd.core.errors import EdgekdError, MissingDependencyError, RecipeError
+from edgekd.data.source import Outline
+from edgekd.data.split import Dataset
 from edgekd.pipeline.bundle import read_bundle
 from edgekd.pipeline.gate import limits
-from edgekd.pipeline.plan import Plan, PlannedStep
+from edgekd.pipeline.plan import Plan, PlannedStep, known_inputs
 from edgekd.pipeline.session import RELEASE, STUDENT
 from edgekd.stages.catalogue import STAGES
-from edgekd.stages.stage import Stage
+from edgekd.stages.stage import KnownData, Stage
 
 _PROBES = {"train": "torch"}
 """A package by which an extra is known to be installed."""
@@ -29,10 +32,18 @@ def check_recipe(plan: Plan) -> None:
     problems += _against_problems(plan)
     problems += _file_problems(plan)
     _check_extras(plan)
-    for step in plan.steps:
-        problems += _step_problems(plan, step)
+    problems += _step_problems(plan, KnownData(recipe.source, recipe.source.outline()))
     if problems:
         raise RecipeError(problems, where=str(recipe.file))
+
+
+def check_against_data(plan: Plan, dataset: Dataset) -> None:
+    """What `check_recipe` could not tell before the data were opened. Raises `RecipeError`."""
+    if plan.recipe.source.outline() is not None:
+        return
+    problems = list(_step_problems(plan, KnownData(plan.recipe.source, Outline.of(dataset))))
+    if problems:
+        raise RecipeError(problems, where=str(plan.recipe.file))
 
 
 def _check_extras(plan: Plan) -> None:
@@ -69,16 +80,12 @@ def _file_problems(plan: Plan) -> Iterator[str]:
             yield f"gate.release: {error}"
 
 
-def _step_problems(plan: Plan, step: PlannedStep) -> Iterator[str]:
-    stage: Stage = STAGES.load(step.stage)
-    if stage.check is None:
-        return
-    try:
-        stage.check(plan.recipe.source, step.config, _known(plan, step))
-    except EdgekdError as error:
-        yield f"step `{step.name}`: {error}"
-
-
-def _known(plan: Plan, step: PlannedStep) -> dict[str, tuple[PlannedStep, ...]]:
-    by_name = {other.name: other for other in plan.steps}
-    return {name: tuple(by_name[feeder] for feeder in feeders) for name, feeders in step.inputs.items()}
+def _step_problems(plan: Plan, data: KnownData) -> Iterator[str]:
+    for step in plan.steps:
+        stage: Stage = STAGES.load(step.stage)
+        if stage.check is None or _repeats(plan, step):
+            continue
+        try:
+            stage.check(data, step.config, known_inputs(step, plan.steps))
+        except EdgekdError as error:
+            yield f"step `{step.name}`: {error}"

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field
 
 from edgekd.core.artifact import Artifact, Kind
 from edgekd.core.config import Config
 from edgekd.stages.context import StageContext
+
+if TYPE_CHECKING:
+    from edgekd.data.source import Outline, Source
 
 
 class StageConfig(Config):
@@ -54,7 +57,27 @@ def _nothing_before(config: StageConfig) -> Sequence[tuple[str, StageConfig]]:
 
 
 Inputs = Mapping[str, Sequence[Artifact]]
-Check = Callable[[Any, Any, Mapping[str, Sequence[Any]]], None]
+
+
+@dataclass(frozen=True)
+class KnownData:
+    """What checks know of the data; `outline` is None where only opening the data tells."""
+
+    source: Source
+    outline: Outline | None
+
+
+@dataclass(frozen=True)
+class KnownStep:
+    """A planned step as checks see it: its configuration, and by input the steps that feed it."""
+
+    stage: str
+    config: Any
+    inputs: Mapping[str, Sequence[KnownStep]] = field(default_factory=dict)
+
+
+Check = Callable[[KnownData, Any, Mapping[str, Sequence[KnownStep]]], Any]
+
 
 
 @dataclass(frozen=True)
@@ -113,5 +136,5 @@ class Stage:
     check: Check | None = None
     """Raises `UsageError` for what cannot work, before any compute is spent; may import heavily.
 
-    It gets the data source, the configuration, and by input the steps (`.stage`, `.config`) that feed it.
+    It gets what is known of the data, the configuration, and by input the steps that feed it.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,41 @@ def test_a_step_can_clip_the_gradient() -> None:
 def test_its_state_makes_a_round_trip() -> None:
     precision = Precision("fp32", "cpu")
     precision.load_state(precision.state())
+
+
+FRAGILE = """
+import torch
+from torch import nn
+from edgekd.train.precision import Precision
+torch.set_num_threads(1)
+precision = Precision("fp32", "cpu")
+layers = nn.Conv2d(4, 8, 3, 1, 1), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 16, 1, 2)
+module = precision.prepare(nn.Sequential(*layers))
+for _ in range(40):
+    module(precision.place(torch.randn(32, 4, 16, 16))).sum().backward()
+print("alive")
+"""
+
+
+def test_a_network_that_channels_last_would_crash_trains() -> None:
+    """A memory error of torch: without the guard this process ends with SIGSEGV or SIGABRT."""
+    done = subprocess.run([sys.executable, "-c", FRAGILE], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout.strip()) == (0, "alive"), done.stderr[-500:]
+
+
+@pytest.mark.parametrize(
+    ("layer", "crashes"),
+    [
+        (nn.Conv2d(4, 8, 1, 2), True),
+        (nn.Conv2d(8, 16, 1, 2), False),
+        (nn.Conv2d(4, 8, 1), False),
+        (nn.Conv2d(4, 8, 3, 2), False),
+    ],
+)
+def test_only_strided_pointwise_layers_with_few_channels_keep_their_order(
+    layer: nn.Conv2d, crashes: bool
+) -> None:
+    precision = Precision("fp32", "cpu")
+    precision.prepare(layer)
+    placed = precision.place(torch.rand(2, 4, 6, 6))
+    assert placed.is_contiguous(memory_format=torch.channels_last) != crashes

@@ -14,7 +14,7 @@ from edgekd.data.augmentation import Augment
 from edgekd.data.cifar_files import CIFAR10, CIFAR100, SIDE, Batches, Found, Layout, find
 from edgekd.data.npz_dataset import open_npz
 from edgekd.data.paths import existing_file, existing_folder
-from edgekd.data.source import Source
+from edgekd.data.source import Outline, Source
 from edgekd.data.split import Dataset
 
 _OFFICIAL_TEST = 10_000
@@ -60,6 +60,14 @@ class _Cifar(Source):
                 fix=f"set `root:` to the unpacked `{self.layout.binary_folder}` or its parent",
             )
         return found
+
+    def outline(self) -> Outline | None:
+        """None for an .npz file, and where opening the data will tell what is wrong with them."""
+        try:
+            found = find(self.root, self.layout) if self.root.is_dir() else None
+            return None if found is None else Outline(found.class_names(), (3, SIDE, SIDE))
+        except (DataError, OSError):
+            return None
 
     def default_augment(self, image_size: tuple[int, int]) -> Augment:
         """Mirroring and crops padded by 4 pixels (He et al. 2016, section 4.2)."""

@@ -13,7 +13,7 @@ from edgekd.core.errors import MissingDependencyError
 from edgekd.data.array_images import ArrayImages
 from edgekd.data.assembling import Part, Plan, assemble
 from edgekd.data.augmentation import Augment
-from edgekd.data.source import Source
+from edgekd.data.source import Outline, Source
 from edgekd.data.split import Dataset
 
 CLASSES = tuple("0123456789")
@@ -40,6 +40,10 @@ class Digits(Source):
         everything = Part(ArrayImages(pixels), table[:, -1].astype(np.int64))
         plan = Plan(seed, self.calibration, val_share=self.val, test_share=self.test)
         return assemble("digits", plan, CLASSES, _SHAPE, train=everything)
+
+    def outline(self) -> Outline:
+        height, width, channels = _SHAPE
+        return Outline(CLASSES, (channels, height, width))
 
     def default_augment(self, image_size: tuple[int, int]) -> Augment:
         del image_size

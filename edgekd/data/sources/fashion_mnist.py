@@ -15,7 +15,7 @@ from edgekd.data.augmentation import Augment
 from edgekd.data.download import download
 from edgekd.data.idx import read_idx
 from edgekd.data.paths import existing_folder
-from edgekd.data.source import Source
+from edgekd.data.source import Outline, Source
 from edgekd.data.split import Dataset
 
 CLASSES = (
@@ -68,6 +68,9 @@ class FashionMnist(Source):
         train, test = _read_part(root, "train"), _read_part(root, "t10k")
         plan = Plan(seed, self.calibration, val_share=self.val, limit=self.limit)
         return assemble(where, plan, CLASSES, train.shape, train=train.part, test=test.part)
+
+    def outline(self) -> Outline:
+        return Outline(CLASSES, (1, 28, 28))
 
     def default_augment(self, image_size: tuple[int, int]) -> Augment:
         del image_size
