@@ -48,8 +48,9 @@ def command(
     difference in accuracy on the same images, with its interval. `distill` steps are taken apart; a student
     that `quantize` trains is not.
 
-    Finished steps are taken from the store, those of an earlier `edgekd run` too. The run is kept as
-    RECIPE.ablation; neither `edgekd gate RECIPE` nor `edgekd gate` looks at it. Exit codes are those of `run`.
+    Finished steps are taken from the store, those of an earlier `edgekd run` too; interrupted, the same
+    command continues. The run is kept as RECIPE.ablation, at which `edgekd gate RECIPE` and `edgekd gate`
+    never look. The exit code is that of `run`: the gate's verdict on the whole.
     """
     from edgekd.cli.plan import tell
     from edgekd.cli.run import carry_out, parse_duration

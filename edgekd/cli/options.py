@@ -12,7 +12,9 @@ RecipeArgument = Annotated[
 ]
 RunArgument = Annotated[
     str | None,
-    typer.Argument(help="A run's folder or a recipe's name (its latest run); default: the latest run but ablations."),
+    typer.Argument(
+        help="A run's folder or a recipe's name (its latest run); default: the latest run but ablations."
+    ),
 ]
 StoreOption = Annotated[
     Path, typer.Option("--store", envvar="EDGEKD_STORE", help="Folder that artifacts and runs are kept in.")

@@ -14,7 +14,7 @@ from edgekd.stages.catalogue import STAGES
 
 
 def ablation_of(recipe: Recipe) -> Plan:
-    """The plan of the recipe's ablation, under a name of its own so that no gate takes it for the recipe's run.
+    """The plan of the recipe's ablation, under a name of its own: no gate is to take it for the recipe's run.
 
     The recipe itself is checked first. Raises `RecipeError` and `MissingDependencyError` as `run` does, and
     `UsageError` where nothing can be left out.

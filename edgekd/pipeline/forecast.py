@@ -17,6 +17,7 @@ from edgekd.pipeline.keys import changed, ingredients, key_of
 from edgekd.pipeline.plan import Plan, PlannedStep
 from edgekd.pipeline.run_folder import ABLATION, read_record
 from edgekd.pipeline.surroundings import Settings, Surroundings, look_around
+from edgekd.pipeline.validation import check_against_data
 from edgekd.stages.catalogue import STAGES
 from edgekd.stages.stage import Stage
 from edgekd.store.store import Store
@@ -62,6 +63,7 @@ class Forecast:
 def forecast(plan: Plan, store: Store, settings: Settings) -> Forecast:
     """Look at the data, the targets and the store. Raises `DataError` and `TargetError`."""
     around = look_around(plan, store, settings)
+    check_against_data(plan, around.data.dataset)
     walker = _Walker(plan, store, around)
     steps = tuple(walker.step(step) for step in plan.steps)
     protocol = PROTOCOLS[plan.recipe.measure.protocol]

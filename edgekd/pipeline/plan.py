@@ -10,7 +10,7 @@ from typing import Any
 from edgekd.core.errors import RecipeError, UsageError
 from edgekd.pipeline.recipe import Recipe, StepSpec
 from edgekd.stages.catalogue import STAGES
-from edgekd.stages.stage import Control, Input, Stage, StageConfig
+from edgekd.stages.stage import Control, Input, KnownStep, Stage, StageConfig
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,18 @@ def plans_of(plan: Plan) -> dict[str, Any]:
     return {"precision": "int8" if quantizes else "fp32"}
 
 
+def known_inputs(step: PlannedStep, steps: Sequence[PlannedStep]) -> dict[str, tuple[KnownStep, ...]]:
+    """By input the steps that feed `step`, each with those that feed it in turn."""
+    by_name = {other.name: other for other in steps}
+    return {
+        name: tuple(
+            KnownStep(feeder.stage, feeder.config, known_inputs(feeder, steps))
+            for feeder in map(by_name.__getitem__, feeders)
+        )
+        for name, feeders in step.inputs.items()
+    }
+
+
 class _Builder:
     def __init__(self, recipe: Recipe, ablate: bool) -> None:
         self.recipe = recipe
@@ -105,10 +117,8 @@ class _Builder:
     def _ablations(self, stage: Stage, step: PlannedStep) -> Sequence[Control]:
         if not self.ablate or stage.ablations is None or self.problems:
             return ()
-        by_name = {other.name: other for other in self.main}
-        known = {name: [by_name[feeder] for feeder in feeders] for name, feeders in step.inputs.items()}
         try:
-            return stage.ablations(step.config, known)
+            return stage.ablations(step.config, known_inputs(step, self.main))
         except UsageError as error:
             self.problems.append(f"step `{step.name}`: {error}")
             return ()

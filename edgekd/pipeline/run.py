@@ -21,6 +21,7 @@ from edgekd.pipeline.plan import Plan, PlannedStep, plans_of
 from edgekd.pipeline.run_folder import RunFolder
 from edgekd.pipeline.session import judge_run, measure_run
 from edgekd.pipeline.surroundings import Settings, Surroundings, look_around, provenance
+from edgekd.pipeline.validation import check_against_data
 from edgekd.stages.catalogue import STAGES
 from edgekd.stages.context import StageContext
 from edgekd.stages.stage import Product, Stage
@@ -85,6 +86,7 @@ class _Run:
     def go(self) -> Outcome:
         self.log({"event": "run", "recipe": self.record.recipe, "num_steps": len(self.plan.steps)})
         around = look_around(self.whole, self.store, self.settings)
+        check_against_data(self.whole, around.data.dataset)
         self._note(
             provenance=provenance(self.whole, around, self.settings),
             labels=around.data.dataset.classes,

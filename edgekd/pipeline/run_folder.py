@@ -13,7 +13,6 @@ from edgekd.core.events import Emit, EventLog
 from edgekd.core.run_record import EVENTS, LOCKED_RECIPE, RECORD, RunRecord
 from edgekd.store.store import Store
 
-
 ABLATION = ".ablation"
 """How the name of an ablation's runs ends. No recipe's name holds a dot, so none is taken for the other."""
 

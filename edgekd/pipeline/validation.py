@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -83,7 +82,7 @@ def _file_problems(plan: Plan) -> Iterator[str]:
 def _step_problems(plan: Plan, data: KnownData) -> Iterator[str]:
     for step in plan.steps:
         stage: Stage = STAGES.load(step.stage)
-        if stage.check is None or _repeats(plan, step):
+        if stage.check is None or step.control:
             continue
         try:
             stage.check(data, step.config, known_inputs(step, plan.steps))

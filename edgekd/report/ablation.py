@@ -40,7 +40,7 @@ def _step(source: Source, row: Row) -> StepRecord | None:
 
 
 def _left_out(step: StepRecord) -> Sequence[dict[str, Any]]:
-    """The terms that a step's model was trained without; what a step adds to those of its whole stands last."""
+    """The terms that a step's model was trained without; what it adds to those of its whole stands last."""
     found = step.facts.get("left_out")
     return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,11 +13,14 @@ from edgekd.core.errors import UsageError
 from edgekd.core.spec import NetworkSpec
 from edgekd.networks.names import NETWORKS
 from edgekd.search.spaces import load_space
+from edgekd.stages.stage import KnownStep
 
 if TYPE_CHECKING:
     from torch import nn
 
 _LIBRARIES = ("torchvision", "timm")
+_NAMING = ("teacher", "student")
+"""Stages whose configuration names a network."""
 _MOST_CANDIDATES = 10_000
 _ANY_CLASSES, _ANY_CHANNELS = 10, 3
 """Names, arguments and taps of a network do not depend on these."""
@@ -57,8 +60,15 @@ NetworkName = Annotated[str, AfterValidator(_known_network)]
 KnownSpace = AfterValidator(_known_space)
 
 
-def trial_network(name: str, args: dict[str, Any]) -> nn.Module | None:
-    """The network without memory for its weights; None for a Python file, which only a run may execute.
+def trial_network(
+    name: str,
+    args: Mapping[str, Any],
+    *,
+    num_classes: int = _ANY_CLASSES,
+    in_channels: int = _ANY_CHANNELS,
+    device: str = "meta",
+) -> nn.Module | None:
+    """The network, on `meta` without memory; None for a Python file, which only a run may execute.
 
     Raises `ModelError` for arguments that it does not take.
     """
@@ -68,28 +78,36 @@ def trial_network(name: str, args: dict[str, Any]) -> nn.Module | None:
 
     if python_file(name) is not None:
         return None
-    spec = NetworkSpec(name=name, args=args, num_classes=_ANY_CLASSES, in_channels=_ANY_CHANNELS)
-    with torch.device("meta"):
+    spec = NetworkSpec(name=name, args=dict(args), num_classes=num_classes, in_channels=in_channels)
+    with torch.device(device):
         return build(spec)
 
 
-def trial_taps(steps: Sequence[Any]) -> list[list[str]] | None:
+def origin(step: KnownStep) -> KnownStep:
+    """The step that says which network the step's model is: training and quantization keep it."""
+    for name in ("student", "model"):
+        for feeder in step.inputs.get(name, ()) if step.stage not in _NAMING else ():
+            return origin(feeder)
+    return step
+
+
+def trial_taps(steps: Sequence[KnownStep]) -> list[list[str]] | None:
     """The tap names of the networks that steps name by hand; None where one of them is not known yet."""
     found = []
     for step in steps:
-        taps = _taps(step)
+        taps = _taps(origin(step))
         if taps is None:
             return None
         found.append(taps)
     return found
 
 
-def trial_labels(steps: Sequence[Any]) -> list[tuple[str, ...] | None]:
+def trial_labels(steps: Sequence[KnownStep]) -> list[tuple[str, ...] | None]:
     """The class names of each step's model; None where only the data knows them."""
-    return [_labels(step) for step in steps]
+    return [_labels(origin(step)) for step in steps]
 
 
-def _labels(step: Any) -> tuple[str, ...] | None:
+def _labels(step: KnownStep) -> tuple[str, ...] | None:
     from edgekd.networks.shipped import shipped_spec
 
     name = getattr(step.config, "model", None) if step.stage == "teacher" else None
@@ -99,13 +117,13 @@ def _labels(step: Any) -> tuple[str, ...] | None:
         return None  # told where the model is named
 
 
-def _taps(step: Any) -> list[str] | None:
+def _taps(step: KnownStep) -> list[str] | None:
     from edgekd.networks.tap import taps_of
 
     if getattr(step.config, "onnx", None) is not None:
         return ["logits"]
     try:
-        network = step.config.trial() if step.stage in ("teacher", "student") else None
+        network = step.config.trial() if step.stage in _NAMING else None
     except UsageError:
         return None  # told where the network is named
     return list(taps_of(network)) if network is not None else None

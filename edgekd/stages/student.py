@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,16 @@ class StudentConfig(StageConfig):
     def trial(self) -> nn.Module | None:
         """The network on no device, for checks; None for a Python file. Raises `ModelError`."""
         return trial_network(self.network, self.args)
+
+    def named(self) -> tuple[str, Mapping[str, Any]]:
+        """The network and its arguments."""
+        return self.network, self.args
+
+    def expects(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """(C, H, W) of its input, on data of `image_shape`."""
+        channels, *size = image_shape
+        height, width = self.size or size
+        return channels, height, width
 
 
 def run(context: StageContext, config: StudentConfig, inputs: Inputs) -> Product:
@@ -77,5 +87,5 @@ STAGE = Stage(
     sources=("edgekd.networks",),
     libraries=("torch",),
     estimate=lambda config, num_images: 1.0,
-    check=lambda source, config, known: config.trial(),
+    check=lambda data, config, known: config.trial(),
 )

@@ -16,7 +16,7 @@ from edgekd.core.shipped import shipped_models
 from edgekd.core.spec import ModelSpec, NetworkSpec
 from edgekd.stages.context import StageContext
 from edgekd.stages.network_check import NetworkName, python_file, trial_network
-from edgekd.stages.stage import Inputs, Product, Stage
+from edgekd.stages.stage import Inputs, KnownData, KnownStep, Product, Stage
 from edgekd.stages.training_settings import TrainingConfig, estimate
 
 if TYPE_CHECKING:
@@ -76,14 +76,30 @@ class TeacherConfig(TrainingConfig):
 
     def trial(self) -> nn.Module | None:
         """The network on no device, for checks; None where only a run knows it. Raises `ModelError`."""
+        named = self.named()
+        return trial_network(*named) if named is not None else None
+
+    def named(self) -> tuple[str, Mapping[str, Any]] | None:
+        """The network and its arguments; None where only a run knows them. Raises `UsageError`."""
         if self.model is not None:
             from edgekd.networks.shipped import shipped_spec
 
             network = shipped_spec(self.model).network
-            return trial_network(network.name, dict(network.args))
+            return network.name, network.args
         if self.torchvision is not None:
-            return trial_network(f"torchvision/{self.torchvision}", self.args)
-        return trial_network(self.network, self.args) if self.network is not None else None
+            return f"torchvision/{self.torchvision}", self.args
+        return (self.network, self.args) if self.network is not None else None
+
+    def expects(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """(C, H, W) of its input, on data of `image_shape`."""
+        if self.model is not None:
+            from edgekd.networks.shipped import shipped_spec
+
+            spec = shipped_spec(self.model)
+            return spec.network.in_channels, *spec.preprocess.size
+        given = self.preprocess or PreprocessConfig()
+        height, width = given.size or image_shape[1:]
+        return len(given.mean or given.std or range(image_shape[0])), height, width
 
 
 _SOURCES = ("model", "network", "torchvision", "onnx", "python")
@@ -131,14 +147,27 @@ def _shipped(context: StageContext, name: str) -> Model:
     from edgekd.networks.shipped import load_shipped
 
     model = load_shipped(name)
-    classes = context.data.dataset.classes
-    if model.spec.labels != classes:
+    _check_classes(name, model.spec, context.data.dataset.classes)
+    return model
+
+
+def _check_classes(name: str, spec: ModelSpec, classes: tuple[str, ...]) -> None:
+    if spec.labels != classes:
         raise ModelError(
-            f"the shipped model knows {len(model.spec.labels)} other classes than the data's {len(classes)}",
+            f"the shipped model knows {len(spec.labels)} other classes than the data's {len(classes)}",
             where=f"teacher.model = {name}",
             choices=shipped_models(),
+            fix="train a teacher on these data (`teacher: {network: ...}`), or use the data of the model",
         )
-    return model
+
+
+def check(data: KnownData, config: TeacherConfig, known: Mapping[str, Sequence[KnownStep]]) -> None:
+    """Raise `UsageError` for a network that cannot be built, or that knows other classes than the data."""
+    config.trial()
+    if config.model is not None and data.outline is not None:
+        from edgekd.networks.shipped import shipped_spec
+
+        _check_classes(config.model, shipped_spec(config.model), data.outline.classes)
 
 
 def _spec(context: StageContext, config: TeacherConfig) -> ModelSpec:
@@ -202,5 +231,5 @@ STAGE = Stage(
     row="teacher",
     title="teacher",
     estimate=_estimate,
-    check=lambda source, config, known: config.trial(),
+    check=check,
 )
