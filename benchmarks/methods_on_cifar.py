@@ -101,15 +101,20 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     if arguments.table:
-        print(table(rows(NAME)))
+        print(table(comparable(rows(NAME))))
         return
     torch.set_num_threads(arguments.threads)
     found = material(arguments.data, arguments.teachers, arguments.answers)
     for method, seed in pieces(arguments.methods or METHODS.names(), arguments.shard):
-        if (method, seed) not in {(row["method"], row["seed"]) for row in rows(NAME)}:
+        if (method, seed) not in {(row["method"], row["seed"]) for row in comparable(rows(NAME))}:
             row = one(found, method, seed, arguments.threads)
             append(NAME, row)
             print({key: value for key, value in row.items() if key != "correct"}, flush=True)
+
+
+def comparable(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of students that got as many updates as this program gives them."""
+    return [row for row in found if row["student_updates"] == EPOCHS * (NUM_TRAIN // BATCH)]
 
 
 def pieces(methods: Sequence[str], shard: str) -> list[tuple[str, int]]:
