@@ -3,6 +3,7 @@
     EdgekdError                    70   internal error
     +-- UsageError                  2   bad input: recipe, model, data, budget
     |   +-- RecipeError             2   every problem of one recipe at once
+    |   +-- UnmetNeedsError         2   everything at once that methods need and are not given
     |   +-- DataError               2
     |   +-- ModelError              2
     |   +-- InfeasibleError         2   no student fits the budget
@@ -66,6 +67,23 @@ class RecipeError(UsageError):
         super().__init__("\n  - ".join([head, *self.problems]), where=where)
 
 
+class UnmetNeedsError(UsageError):
+    """What methods need and are not given; `problems` holds one message each."""
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        problems: Iterable[str] = (),
+        where: str | None = None,
+        choices: Iterable[str] | None = None,
+        fix: str | None = None,
+    ) -> None:
+        self.problems = tuple(problems)
+        text = "\n  - ".join([what, *self.problems])
+        super().__init__(text, where=where, choices=choices, fix=fix)
+
+
 class DataError(UsageError):
     pass
 
@@ -105,6 +123,12 @@ class DivergedError(EdgekdError):
 
 class StoppedError(EdgekdError):
     exit_code = 75
+
+
+def problems_of(error: EdgekdError) -> tuple[str, ...]:
+    """The messages of an error that may hold several."""
+    held: tuple[str, ...] = getattr(error, "problems", ())
+    return held or (str(error),)
 
 
 def close_names(name: str, choices: Iterable[str]) -> str:

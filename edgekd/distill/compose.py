@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from edgekd.core.errors import UsageError
+from edgekd.core.errors import UnmetNeedsError, UsageError
 from edgekd.data.sampling import Sampler
 from edgekd.distill.ablation import without
 from edgekd.distill.catalogue import METHODS
@@ -67,7 +67,7 @@ def _all_built(settings: DistillSettings, roster: Roster) -> list[Part | Program
         raise problems[0]
     if problems:
         head = f"{len(problems)} methods cannot run on what the recipe gives"
-        raise UsageError("\n  - ".join([head, *map(str, problems)]))
+        raise UnmetNeedsError(head, problems=map(str, problems))
     return built
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from edgekd.core.errors import EdgekdError, UsageError
+from edgekd.core.errors import EdgekdError, UnmetNeedsError
 from edgekd.data.batch import Batch
 from edgekd.distill.cast import ImageShape, assemble
 from edgekd.distill.context import Context, Live, OutputCache, Progress, TermContext
@@ -29,7 +29,7 @@ def validate(
     batch_sizes: Mapping[str, int] | None = None,
     trial: bool = True,
 ) -> None:
-    """Raise one `UsageError` with everything the program needs and these networks do not give.
+    """Raise one `UnmetNeedsError` with everything the program needs and these networks do not give.
 
     given: role -> network, on any device (`meta` networks cost no memory); none is changed. image_shape:
     (C, H, W) of the batches. lost_taps: taps of the student that folding removes. batch_sizes: images in a
@@ -47,7 +47,7 @@ def validate(
     if trial and not problems:
         problems = list(_trial(program, given, image_shape))
     if problems:
-        raise UsageError("\n  - ".join(["the method cannot run on these networks", *problems]))
+        raise UnmetNeedsError("the method cannot run on these networks", problems=problems)
 
 
 def _defects(program: Program) -> Iterator[str]:
@@ -114,7 +114,8 @@ def _label_problems(program: Program, given: Mapping[str, Participant]) -> Itera
             first, second = list(labels)[:2]
             yield (
                 f"term `{term.name}` compares the logits of `{first}` and `{second}`, whose classes differ "
-                f"({_difference(labels[first], labels[second])}); give both the same labels in the same order"
+                f"({_difference(labels[first], labels[second])}); give both the same labels in the same "
+                "order (`lwf` takes a teacher of some of the student's classes)"
             )
 
 
@@ -136,8 +137,9 @@ def _batch_problems(program: Program, sizes: Mapping[str, int]) -> Iterator[str]
     told = set()
     for turn in program.turns:
         for term in turn.terms:
-            supplies = turn.source.supplies(term.needs.views) or {LOOP: ()}
-            size = min((sizes[stream] for stream in supplies if stream in sizes), default=None)
+            supplies = turn.source.supplies(term.needs.views)
+            streams = [stream for stream, views in supplies.items() if views] or [LOOP]
+            size = min((sizes[stream] for stream in streams if stream in sizes), default=None)
             if size is not None and size < term.needs.least_batch and term.name not in told:
                 told.add(term.name)
                 yield (

@@ -57,6 +57,7 @@ def run(plan: Plan, store: Store, settings: Settings, listeners: Sequence[Emit] 
     """
     return _Run(plan, store, settings, listeners).go()
 
+
 _BASIS = ("code", "libraries", "plugins", "threads", "device", "dtype")
 """Ingredients of a step's key that any result of the step depends on, whatever its settings and inputs."""
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from edgekd.core.errors import EdgekdError, MissingDependencyError, RecipeError
+from edgekd.core.errors import EdgekdError, MissingDependencyError, RecipeError, problems_of
 from edgekd.data.source import Outline
 from edgekd.data.split import Dataset
 from edgekd.pipeline.bundle import read_bundle
 from edgekd.pipeline.gate import limits
-from edgekd.pipeline.plan import Plan, PlannedStep, known_inputs
+from edgekd.pipeline.plan import Plan, known_inputs
 from edgekd.pipeline.session import RELEASE, STUDENT
 from edgekd.stages.catalogue import STAGES
 from edgekd.stages.stage import KnownData, Stage
@@ -87,4 +87,4 @@ def _step_problems(plan: Plan, data: KnownData) -> Iterator[str]:
         try:
             stage.check(data, step.config, known_inputs(step, plan.steps))
         except EdgekdError as error:
-            yield f"step `{step.name}`: {error}"
+            yield from (f"step `{step.name}`: {problem}" for problem in problems_of(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch.nn.functional as F
@@ -11,7 +12,10 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from edgekd.core.errors import ModelError
-from edgekd.networks.tap import Tap, Taps
+from edgekd.networks.tap import Tap, Taps, taps_of
+
+_Norm = nn.BatchNorm1d | nn.BatchNorm2d
+_Fuse = Callable[[nn.Conv2d | nn.Linear, _Norm], nn.Conv2d | nn.Linear]
 
 _IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.AlphaDropout)
 
@@ -50,13 +54,24 @@ class ChannelAffine(nn.Conv2d):
     """A batch norm that no convolution precedes (pre-activation networks), as a 1x1 depthwise convolution."""
 
     @classmethod
-    def of(cls, norm: nn.BatchNorm2d) -> ChannelAffine:
+    def of(cls, norm: nn.BatchNorm2d, fuse: _Fuse) -> ChannelAffine:
         channels = norm.num_features
         plain = cls(channels, channels, 1, groups=channels, bias=False)
         nn.init.ones_(plain.weight)
-        fused = fuse_conv_bn_eval(plain.eval(), norm.eval())
+        fused = fuse(plain.eval(), norm.eval())
         assert isinstance(fused, cls)
         return fused
+
+
+def _fused(layer: nn.Conv2d | nn.Linear, norm: _Norm) -> nn.Conv2d | nn.Linear:
+    if isinstance(layer, nn.Conv2d):
+        return fuse_conv_bn_eval(layer, norm)
+    assert isinstance(norm, nn.BatchNorm1d)
+    return fuse_linear_bn_eval(layer, norm)
+
+
+def _unchanged(layer: nn.Conv2d | nn.Linear, norm: _Norm) -> nn.Conv2d | nn.Linear:
+    return layer
 
 
 def fold(module: nn.Module) -> tuple[fx.GraphModule, Renames]:
@@ -66,6 +81,18 @@ def fold(module: nn.Module) -> tuple[fx.GraphModule, Renames]:
     w' = w * s and b' = (b - mean) * s + bias. Elsewhere it becomes a `ChannelAffine`. ReLUs lose `inplace`,
     so that taps before them stay readable. Raises `ModelError` for a network that cannot be traced.
     """
+    return _folded(module, _fused)
+
+
+def lost_taps(module: nn.Module) -> tuple[str, ...]:
+    """The names of the taps whose value folding takes away. Nothing is computed: `module` may lie on `meta`.
+
+    Raises `ModelError` as `fold` does.
+    """
+    return _folded(module, _unchanged)[1].lost(taps_of(module))
+
+
+def _folded(module: nn.Module, fuse: _Fuse) -> tuple[fx.GraphModule, Renames]:
     graph_module = _traced(copy.deepcopy(module).eval())
     renames = Renames()
     for node in list(graph_module.graph.nodes):
@@ -74,7 +101,7 @@ def fold(module: nn.Module) -> tuple[fx.GraphModule, Renames]:
     uses = Counter(node.target for node in graph_module.graph.nodes if node.op == "call_module")
     for node in list(graph_module.graph.nodes):
         if isinstance(_module(node, graph_module), nn.BatchNorm1d | nn.BatchNorm2d):
-            _fold_norm(node, graph_module, renames, uses)
+            _fold_norm(node, graph_module, renames, uses, fuse)
     for child in graph_module.modules():
         if getattr(child, "inplace", False):
             child.inplace = False  # type: ignore[assignment]
@@ -119,18 +146,22 @@ def _drop(node: fx.Node, graph_module: fx.GraphModule, renames: Renames) -> None
 
 
 def _fold_norm(
-    node: fx.Node, graph_module: fx.GraphModule, renames: Renames, uses: Counter[fx.node.Target]
+    node: fx.Node,
+    graph_module: fx.GraphModule,
+    renames: Renames,
+    uses: Counter[fx.node.Target],
+    fuse: _Fuse,
 ) -> None:
     source, norm = node.args[0], _module(node, graph_module)
     assert isinstance(source, fx.Node)
     layer = _module(source, graph_module)
     alone = len(source.users) == 1 and uses[source.target] == 1 and uses[node.target] == 1
     if alone and isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-        _replace(graph_module, str(source.target), fuse_conv_bn_eval(layer, norm))
+        _replace(graph_module, str(source.target), fuse(layer, norm))
     elif alone and isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
-        _replace(graph_module, str(source.target), fuse_linear_bn_eval(layer, norm))
+        _replace(graph_module, str(source.target), fuse(layer, norm))
     elif isinstance(norm, nn.BatchNorm2d):
-        _replace(graph_module, str(node.target), ChannelAffine.of(norm))
+        _replace(graph_module, str(node.target), ChannelAffine.of(norm, fuse))
         return
     else:
         raise ModelError(

@@ -13,19 +13,15 @@ from edgekd.core.errors import UsageError
 from edgekd.core.spec import ModelSpec
 from edgekd.distill.settings import MethodUse
 from edgekd.stages.context import StageContext
-from edgekd.stages.network_check import trial_labels, trial_taps
-from edgekd.stages.stage import Control, Input, Inputs, Product, Stage
+from edgekd.stages.method_check import Lineup, check_methods, trial_program
+from edgekd.stages.stage import Control, Input, Inputs, KnownData, KnownStep, Product, Stage
 from edgekd.stages.student import SPEC
 from edgekd.stages.training_settings import DistillingConfig, estimate
 
 if TYPE_CHECKING:
-    from edgekd.data.source import Source
-    from edgekd.distill.program import Program
     from edgekd.networks.model import Model
 
 NO_TEACHER = (MethodUse(name="none"),)
-_USUAL_TAPS = [*(f"stage{n}{end}" for n in (1, 2, 3) for end in ("", ":pre")), "embedding", "logits"]
-"""What networks by hand have."""
 
 
 class DistillConfig(DistillingConfig):
@@ -88,22 +84,19 @@ def controls(config: DistillConfig) -> Sequence[Control]:
     return (Control("control", "undistilled", "same student, no teacher", changes),)
 
 
-def ablations(config: DistillConfig, known: Mapping[str, Sequence[Any]]) -> Sequence[Control]:
+def ablations(config: DistillConfig, known: Mapping[str, Sequence[KnownStep]]) -> Sequence[Control]:
     """The same student, start, batches and number of updates, each without one term of its loss."""
     from edgekd.distill.ablation import learned_from
 
     if config.method == NO_TEACHER:
         return ()
-    program = _trial_program(config, known)
-    if program is None:
-        raise UsageError(
-            "its terms depend on the networks, which are not known before the run",
-            fix="name them by hand (`student: {network: ...}`)",
-        )
-    names = [term.name for term in learned_from(program)]
+    program = trial_program(config, Lineup.of(known, "student"))
+    # Of networks that only the run knows, the program still has what the recipe leaves out.
+    names = [term.name for term in learned_from(program) if term.name not in config.leave_out]
     if len(names) < 2:
+        others = [term.name for term in program.terms if term.name not in (*names, *config.leave_out)]
         raise UsageError(
-            _too_few(names, [term.name for term in program.terms if term.name not in names]),
+            _too_few(names, others),
             fix="`edgekd run` trains the student without a teacher beside: that is what this term bought",
         )
     return tuple(_without(config, name) for name in names)
@@ -119,35 +112,9 @@ def _without(config: DistillConfig, term: str) -> Control:
     return Control(row, row, f"without {term}", {"leave_out": (*config.leave_out, term)})
 
 
-def check(source: Source, config: DistillConfig, known: Mapping[str, Sequence[Any]]) -> None:
-    """Raise `UsageError` where a method needs taps, teachers or images that the recipe does not give."""
-    from edgekd.stages.training import check_streams
-
-    program = _trial_program(config, known)
-    if program is not None:
-        check_streams(program, source)
-
-
-def _trial_program(config: DistillConfig, known: Mapping[str, Sequence[Any]]) -> Program | None:
-    """What the step would run. Where a network is not known yet, that of usual ones, or None."""
-    from edgekd.distill.compose import build_program, teacher_roles
-
-    feeders = known.get("teachers", ())
-    student, teachers = trial_taps(known.get("student", ())), trial_taps(feeders)
-    labels = dict(zip(teacher_roles(len(feeders)), trial_labels(feeders), strict=True))
-    is_known = bool(student) and teachers is not None
-    try:
-        return build_program(
-            config.distillation,
-            num_teachers=len(feeders),
-            student_taps=student[0] if student else _USUAL_TAPS,
-            teacher_taps=teachers if teachers is not None else [_USUAL_TAPS] * len(feeders),
-            labels={role: names for role, names in labels.items() if names is not None},
-        )
-    except UsageError:
-        if is_known:
-            raise
-        return None
+def check(data: KnownData, config: DistillConfig, known: Mapping[str, Sequence[KnownStep]]) -> None:
+    """Raise `UsageError` with everything that the methods need and the recipe does not give."""
+    check_methods(data, config, Lineup.of(known, "student"))
 
 
 STAGE = Stage(

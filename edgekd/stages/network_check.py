@@ -85,10 +85,10 @@ def trial_network(
 
 def origin(step: KnownStep) -> KnownStep:
     """The step that says which network the step's model is: training and quantization keep it."""
-    for name in ("student", "model"):
-        for feeder in step.inputs.get(name, ()) if step.stage not in _NAMING else ():
-            return origin(feeder)
-    return step
+    if step.stage in _NAMING:
+        return step
+    feeders = step.inputs.get("student") or step.inputs.get("model") or ()
+    return origin(feeders[0]) if feeders else step
 
 
 def trial_taps(steps: Sequence[KnownStep]) -> list[list[str]] | None:

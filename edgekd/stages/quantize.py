@@ -10,7 +10,8 @@ from pydantic import AfterValidator, Field
 
 from edgekd.stages.context import StageContext
 from edgekd.stages.distill import paced_epochs
-from edgekd.stages.stage import Control, Input, Inputs, Product, Stage
+from edgekd.stages.method_check import Lineup, check_methods
+from edgekd.stages.stage import Control, Input, Inputs, KnownData, KnownStep, Product, Stage
 from edgekd.stages.training_settings import DistillingConfig, estimate
 
 if TYPE_CHECKING:
@@ -154,6 +155,12 @@ def controls(config: QuantizeConfig) -> Sequence[Control]:
     return (Control("ptq", "ptq", "calibrated only (PTQ)", changes),)
 
 
+def check(data: KnownData, config: QuantizeConfig, known: Mapping[str, Sequence[KnownStep]]) -> None:
+    """Raise `UsageError` with what the methods need and the recipe, or the folded student, does not give."""
+    if config.epochs > 0:
+        check_methods(data, config, Lineup.of(known, "model"), folded=True)
+
+
 STAGE = Stage(
     name="quantize",
     summary="INT8, with the teacher still teaching",
@@ -180,4 +187,5 @@ STAGE = Stage(
     title="trained in INT8",
     controls=controls,
     estimate=estimate,
+    check=check,
 )

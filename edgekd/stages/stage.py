@@ -79,7 +79,6 @@ class KnownStep:
 Check = Callable[[KnownData, Any, Mapping[str, Sequence[KnownStep]]], Any]
 
 
-
 @dataclass(frozen=True)
 class Product:
     """What a stage made: files in its step folder and plain facts. No fact may depend on the clock.

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd.core.errors import UsageError
 from edgekd.core.seed import derive
 from edgekd.data.split import UNLABELED
 from edgekd.distill.settings import DistillSettings
@@ -17,7 +16,6 @@ from edgekd.stages.training_settings import TrainingConfig
 if TYPE_CHECKING:
     from edgekd.data.augmentation import Augment
     from edgekd.data.loader import Loader
-    from edgekd.data.source import Source
     from edgekd.distill.context import Stream
     from edgekd.distill.engine import Engine
     from edgekd.distill.program import Program
@@ -45,12 +43,15 @@ def train(
     """Train `model` in place; returns one entry an epoch, without anything that depends on the clock.
 
     `num_epochs` overrides the configuration's `epochs` and `time`. Resumes from the step's folder. world: the
-    processes that share the training, if this is one of several.
+    processes that share the training, if this is one of several. Raises `UsageError` first where the methods
+    cannot run on these networks.
     """
     from edgekd.stages.processes import train_together
     from edgekd.train.seeding import reproducible
     from edgekd.train.world import ALONE
 
+    if world is None:
+        _check(context, config, model, teachers, settings)
     if config.processes > 1 and world is None:
         return train_together(
             context,
@@ -76,6 +77,37 @@ def train(
     model.module.load_state_dict(engine.deployed(best=config.keep == "best").state_dict())
     model.module.eval()
     return [_timeless(asdict(epoch)) for epoch in result.history]
+
+
+def _check(
+    context: StageContext,
+    config: TrainingConfig,
+    model: Model,
+    teachers: Sequence[Model],
+    settings: DistillSettings,
+) -> None:
+    """What `edgekd validate` cannot know of networks that a search, a file or folding has made."""
+    from edgekd.distill.launch import given_roles
+    from edgekd.distill.participant import Participant
+    from edgekd.distill.validate import validate
+    from edgekd.stages.method_check import batch_sizes, check_streams
+
+    program, dataset = program_for(settings, model, teachers), context.data.dataset
+    check_streams(program, context.data.source)
+    validate(
+        program,
+        given_roles(Participant.of(model), [Participant.of(teacher) for teacher in teachers]),
+        (dataset.channels, *dataset.image_size),
+        lost_taps=_lost_taps(model),
+        streams=program.streams,
+        batch_sizes=batch_sizes(config, len(dataset.train), dataset.unlabeled),
+    )
+
+
+def _lost_taps(model: Model) -> tuple[str, ...]:
+    """What folding took away from a quantized network."""
+    lost: tuple[str, ...] = getattr(model.module, "lost_taps", ())
+    return lost
 
 
 def _fit(
@@ -118,7 +150,8 @@ def program_for(settings: DistillSettings, model: Model, teachers: Sequence[Mode
     return build_program(
         settings,
         num_teachers=len(teachers),
-        student_taps=list(model.taps),
+        # A lost tap is told as such, and not taken for one that never was.
+        student_taps=[*model.taps, *_lost_taps(model)],
         teacher_taps=[list(teacher.taps) for teacher in teachers],
         labels={role: known.spec.labels for role, known in zip(roles, (model, *teachers), strict=True)},
     )
@@ -147,20 +180,6 @@ def _augment(context: StageContext, config: TrainingConfig) -> Augment | None:
     return context.data.source.default_augment(size) if config.augment == "default" else None
 
 
-def check_streams(program: Program, source: Source) -> None:
-    """Raise `UsageError` where the program draws on images beside the batch that the recipe does not give."""
-    for stream in program.streams:
-        if stream != UNLABELED:
-            raise UsageError(
-                f"the method draws images from `{stream}`, which no recipe can give", choices=(UNLABELED,)
-            )
-        if source.unlabeled is None:
-            raise UsageError(
-                "the method learns from images without labels, and the recipe names none",
-                fix="name a folder of them: `data: {unlabeled: folder/}`",
-            )
-
-
 def make_streams(context: StageContext, config: TrainingConfig, program: Program) -> dict[str, Stream]:
     """The unlabeled images, if the program draws on them: in batches as large as the labeled ones.
 
@@ -168,6 +187,7 @@ def make_streams(context: StageContext, config: TrainingConfig, program: Program
     """
     from edgekd.data.loader import Loader
     from edgekd.distill.sources import LoaderStream
+    from edgekd.stages.method_check import batch_sizes, check_streams
 
     check_streams(program, context.data.source)
     dataset = context.data.dataset
@@ -177,7 +197,7 @@ def make_streams(context: StageContext, config: TrainingConfig, program: Program
         dataset.unlabeled,
         image_size=dataset.image_size,
         channels=dataset.channels,
-        batch_size=min(config.batch_of(len(dataset.train)), len(dataset.unlabeled)),
+        batch_size=batch_sizes(config, len(dataset.train), dataset.unlabeled)[UNLABELED],
         seed=derive(context.seed, UNLABELED),
         augment=_augment(context, config),
         views=program.streams[UNLABELED],

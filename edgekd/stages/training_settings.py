@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from edgekd.distill.settings import DistillSettings, MethodUse, MethodUses
 from edgekd.stages.stage import StageConfig
@@ -73,15 +73,33 @@ class TrainingConfig(StageConfig):
     compile: bool = Field(False, description="torch.compile the networks; pays in long trainings only")
     processes: int = Field(1, ge=1, le=64, description="processes that share every batch (torchrun)")
 
+    @model_validator(mode="after")
+    def _shared(self) -> Self:
+        if self.processes > 1 and self.time is not None:
+            raise ValueError("`time` needs one process: give `epochs` with `processes`")
+        if self.batch_size is not None and self.batch_size % self.processes:
+            raise ValueError(
+                f"a batch of {self.batch_size} cannot be shared evenly by {self.processes} processes: "
+                f"give a `batch_size` divisible by {self.processes}"
+            )
+        return self
+
     @property
     def time_s(self) -> float | None:
         return seconds(self.time) if self.time is not None else None
 
     def batch_of(self, num_images: int) -> int:
-        """Images in one update: what the recipe says, else 128 or as many as leave 30 updates an epoch."""
+        """Images in one update: what the recipe says, else 128 or as many as leave 30 updates an epoch.
+
+        Always as many for every process.
+        """
         if self.batch_size is not None:
-            return min(self.batch_size, num_images)
-        return max(SMALLEST_BATCH, min(LARGEST_BATCH, num_images // LEAST_UPDATES))
+            return self.evenly(min(self.batch_size, num_images))
+        return self.evenly(max(SMALLEST_BATCH, min(LARGEST_BATCH, num_images // LEAST_UPDATES)))
+
+    def evenly(self, count: int) -> int:
+        """The most images, up to `count`, that the processes can share evenly; at least one each."""
+        return max(count - count % self.processes, self.processes)
 
     @property
     def peak_learning_rate(self) -> float:

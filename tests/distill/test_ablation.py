@@ -19,6 +19,7 @@ from edgekd.distill.program import (
     Given,
     Phase,
     Program,
+    Role,
     Start,
     Term,
     Train,
@@ -26,13 +27,12 @@ from edgekd.distill.program import (
     student_turn,
 )
 from edgekd.distill.settings import DistillSettings
-from edgekd.distill.validate import validate
 from edgekd.distill.weights import WarmUp
 from edgekd.testing.tiny_networks import IMAGE_SHAPE
 from edgekd.testing.tiny_runs import RULES, SEED, Setting, is_task, steps, validation_arrays
 from tests.distill.building import engine_for, mimic, task, train
 
-ROLES = {"student": Given(), "teacher": Given()}
+ROLES: dict[str, Role] = {"student": Given(), "teacher": Given()}
 TAPS = ("stage1", "stage2", "stage3", "stage3:pre", "embedding", "logits")
 THREE = (task(), replace(mimic("student", "teacher", name="soft"), weight=0.7), mimic("student", "teacher"))
 OFFLINE = Program(ROLES, (Phase("main", (student_turn(THREE),)),))
@@ -141,7 +141,7 @@ def test_weights_that_a_dropped_phase_would_hand_on_are_handed_on_by_the_next() 
 
 
 def test_a_hook_on_a_role_that_nobody_needs_goes_with_it() -> None:
-    roles = {**ROLES, "average": CopyOf("teacher")}
+    roles: dict[str, Role] = {**ROLES, "average": CopyOf("teacher")}
     terms = (task(), mimic("student", "average"))
     program = Program(roles, (Phase("main", (student_turn(terms),), hooks=(Ema("average", "student"),)),))
     left = without(program, ("mimic",))
@@ -151,7 +151,7 @@ def test_a_hook_on_a_role_that_nobody_needs_goes_with_it() -> None:
 
 def test_every_role_stays_where_a_hook_writes_a_needed_one() -> None:
     """What a hook reads is not declared."""
-    roles = {**ROLES, "stale": CopyOf("student"), "other": CopyOf("teacher")}
+    roles: dict[str, Role] = {**ROLES, "stale": CopyOf("student"), "other": CopyOf("teacher")}
     terms = (task(), mimic("student", "stale"), mimic("student", "other", name="more"))
     hooks = (StaleCopy("stale", "other", every=2),)
     program = Program(roles, (Phase("main", (student_turn(terms),), hooks=hooks),))
@@ -168,7 +168,7 @@ def test_modes_of_roles_that_are_gone_are_gone() -> None:
 
 
 def test_an_average_of_the_student_is_learned_by_the_student_s_terms() -> None:
-    roles = {"student": Given(), "average": CopyOf("student")}
+    roles: dict[str, Role] = {"student": Given(), "average": CopyOf("student")}
     phase = Phase("main", (student_turn((task(),)),), hooks=(Ema("average", "student"),))
     assert [term.name for term in learned_from(Program(roles, (phase,), Deploy("average")))] == ["task"]
 
@@ -241,7 +241,7 @@ def test_the_terms_of_one_method_may_be_of_several_kinds() -> None:
 def test_a_weight_is_told_at_both_ends() -> None:
     settings = DistillSettings.model_validate({"method": "fitnets"})
     found = ingredients(settings, lambda _: composed("fitnets"))
-    assert found["fitnets-kd"].weight == (pytest.approx(4 / 9), pytest.approx(1 / 9))
+    assert found["fitnets-kd"].weight == pytest.approx((4 / 9, 1 / 9))
     assert found["hint"].weight == (1.0, 1.0)
 
 
@@ -259,8 +259,8 @@ def test_every_term_of_a_method_can_be_left_out_but_the_last(name: str) -> None:
         setting = Setting.of(name)
         program = without(setting.program, (term.name,))
         assert term.name not in names(program)
+        assert all(turn.terms and turn.train for turn in program.turns)
         streams = {stream: setting.streams()[stream] for stream in program.streams}
-        validate(program, setting.given, IMAGE_SHAPE, streams=streams)
         engine = make_engine(
             program,
             student=setting.student,
@@ -273,7 +273,7 @@ def test_every_term_of_a_method_can_be_left_out_but_the_last(name: str) -> None:
             streams=streams,
         )
         phases = range(len(program.phases))
-        assert {step.phase for step in steps(engine, 2 * len(phases))} == set(phases)
+        assert [step.phase for step in steps(engine, len(phases))] == [*phases]
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS.names() if card(name).knowledge == "mixed"])

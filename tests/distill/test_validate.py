@@ -13,7 +13,7 @@ from edgekd.distill.compose import build_program, with_ema
 from edgekd.distill.participant import Participant
 from edgekd.distill.program import Given, Needs, Phase, Program, Term, Train, Turn, student_turn
 from edgekd.distill.settings import DistillSettings
-from edgekd.distill.sources import Named
+from edgekd.distill.sources import LOOP, Beside, Named
 from edgekd.distill.validate import validate
 from edgekd.testing.tiny_networks import IMAGE_SHAPE, LABELS, TinyNet, tiny_participant
 from tests.distill.building import differ, mimic, task
@@ -151,3 +151,46 @@ def test_a_missing_data_stream_is_named() -> None:
     one = Program(roles, (Phase("main", (turn,)),))
     refused("data stream `unlabeled`", one, given())
     validate(one, given(), IMAGE_SHAPE, streams={"unlabeled"})
+
+
+def compared(least: int, source: Any = None, view: str = "x") -> Program:
+    """A term that needs `least` samples at once."""
+    needs = Needs(outputs={"student": ("logits",)}, views=(view,), whole_batch=True, least_batch=least)
+    term = Term("compared", lambda context: context.logits("student", view).mean(), needs)
+    turn = Turn((Train("student"),), (term,), source) if source else student_turn((term,))
+    return Program({"student": Given()}, (Phase("main", (turn,)),))
+
+
+def test_a_batch_of_one_for_a_term_that_compares_samples_is_refused() -> None:
+    words = "`compared` compares the samples .*needs 2 and gets 1; give `batch_size: 2` or more"
+    refused(words, compared(2), given(), batch_sizes={LOOP: 1})
+    validate(compared(2), given(), IMAGE_SHAPE, batch_sizes={LOOP: 2})
+    validate(compared(2), given(), IMAGE_SHAPE)  # the size is not known
+
+
+def test_the_batch_of_a_stream_counts_where_a_term_reads_it() -> None:
+    sizes = {LOOP: 8, "unlabeled": 2}
+    refused("needs 3 and gets 2", compared(3, Named("unlabeled")), given(), streams=sizes, batch_sizes=sizes)
+    beside = Beside("unlabeled")
+    refused(
+        "needs 3 and gets 2",
+        compared(3, beside, "unlabeled:x"),
+        given(),
+        streams=sizes,
+        batch_sizes=sizes,
+    )
+    validate(compared(3, beside), given(), IMAGE_SHAPE, streams=sizes, batch_sizes=sizes)
+    validate(compared(3), given(), IMAGE_SHAPE, batch_sizes=sizes)
+
+
+@pytest.mark.parametrize(
+    ("method", "least"), [("sp", 2), ("rkd-a", 3), ("pkt", 3), ("irg", 2), ("dist", 2), ("kd", 1)]
+)
+def test_methods_that_compare_samples_say_how_many_they_need(method: str, least: int) -> None:
+    assert max(term.needs.least_batch for term in program(method).terms) == least
+
+
+def test_without_a_trial_no_module_is_touched() -> None:
+    untouchable = replace(tiny_participant(8), module=torch.nn.Identity())
+    validate(program("at"), given(teacher=untouchable), IMAGE_SHAPE, trial=False)
+    refused("cannot be built or run", program("at"), given(teacher=untouchable))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,8 @@ steps:
 """
 NOTHING = "{name: at, weight: 1.0e-30}"
 """A term whose gradient is too small to be seen beside the others'."""
-KINDS = RECIPE.format(distill=f"{{method: [kd, sp, {NOTHING}], epochs: 1, batch_size: 64}}")
-ROWS = ["without-task", "without-kd", "without-sp", "without-at"]
+KINDS = RECIPE.format(distill=f"{{method: [kd, {NOTHING}], epochs: 1, batch_size: 64}}")
+ROWS = ["without-task", "without-kd", "without-at"]
 VARIANTS = [f"distill-{row}" for row in ROWS]
 
 
@@ -48,7 +49,7 @@ class Ablated:
     root: Path
     folder: Path
     first: Finished
-    usual: Finished
+    usual: Path
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +58,11 @@ def ablated(tmp_path_factory: pytest.TempPathFactory) -> Ablated:
     (root / "kinds.yaml").write_text(KINDS)
     first = edgekd("ablate", "kinds.yaml", "--threads", "1", "--json", cwd=root)
     assert first.code in (0, 1, 3), first.err
-    usual = edgekd("run", "kinds.yaml", "--threads", "1", "--until", "distill-control", "--json", cwd=root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        assert exit_code_of(["run", "kinds.yaml", "--threads", "1", "--until", "distill-control", "-q"]) == 0
     (folder,) = (root / ".edgekd" / "runs" / "kinds.ablation").iterdir()
+    (usual,) = (root / ".edgekd" / "runs" / "kinds").iterdir()
     return Ablated(root, folder, first, usual)
 
 
@@ -84,9 +88,9 @@ def test_every_variant_is_trained_and_measured_like_any_other_row(ablated: Ablat
 def test_each_variant_trains_as_long_as_the_whole_without_its_one_term(ablated: Ablated) -> None:
     events = [json.loads(line) for line in (ablated.folder / "events.jsonl").read_text().splitlines()]
     terms = {e["step"]: set(e["train"]) - {"total"} for e in events if e["event"] == "epoch"}
-    whole = {"task", "kd", "sp", "at"}
+    whole = {"task", "kd", "at"}
     assert terms["distill"] == whole
-    assert [whole - terms[name] for name in VARIANTS] == [{"task"}, {"kd"}, {"sp"}, {"at"}]
+    assert [whole - terms[name] for name in VARIANTS] == [{"task"}, {"kd"}, {"at"}]
     epochs = {step.name: step.facts.get("num_epochs") for step in record(ablated.folder).steps}
     assert {epochs[name] for name in (*VARIANTS, "distill", "distill-control")} == {1}
 
@@ -99,13 +103,13 @@ def test_a_variant_differs_from_the_whole_by_its_term_alone(ablated: Ablated) ->
         if path.is_file():
             digests[step.name] = of_file(path)
     assert digests["distill-without-at"] == digests["distill"]
-    assert len({digests[name] for name in VARIANTS[:3]} | {digests["distill"]}) == 4
+    assert len({digests[name] for name in VARIANTS}) == len(VARIANTS)
 
 
 def test_a_step_says_what_it_left_out_and_the_whole_says_nothing(ablated: Ablated) -> None:
     facts = {step.name: step.facts for step in record(ablated.folder).steps}
-    assert facts["distill-without-sp"]["left_out"] == [
-        {"term": "sp", "method": "sp", "knowledge": "relation", "weight": [3000.0, 3000.0]}
+    assert facts["distill-without-kd"]["left_out"] == [
+        {"term": "kd", "method": "kd", "knowledge": "response", "weight": [0.9, 0.9]}
     ]
     assert "left_out" not in facts["distill"]
     assert "left_out" not in facts["distill-control"]
@@ -118,10 +122,9 @@ def test_json_tells_the_contributions(ablated: Ablated) -> None:
     assert [(one["term"], one["knowledge"]) for one in terms] == [
         ("task", "labels"),
         ("kd", "response"),
-        ("sp", "relation"),
         ("at", "feature"),
     ]
-    assert (terms[3]["gain"]["value"], terms[3]["worth"]) == (0.0, "can't tell")
+    assert (terms[2]["gain"]["value"], terms[2]["worth"]) == (0.0, "can't tell")
     for one in [*terms, ablation["all_of_them"]]:
         assert one["gain"]["low"] < one["gain"]["value"] < one["gain"]["high"]
         assert one["gain"]["n"] == 719
@@ -134,8 +137,7 @@ def test_the_exit_code_is_the_verdict_on_the_whole(ablated: Ablated) -> None:
 
 
 def test_a_plain_run_shares_its_steps_with_the_ablation(ablated: Ablated) -> None:
-    usual = record(ablated.root / json.loads(ablated.usual.out)["run"])
-    done = [step for step in usual.steps if step.status != "pending"]
+    done = [step for step in record(ablated.usual).steps if step.status != "pending"]
     assert [step.name for step in done] == ["teacher", "student", "distill", "export", "distill-control"]
     assert {step.status for step in done} == {"cached"}
 
@@ -146,10 +148,9 @@ def test_a_plain_run_shares_its_steps_with_the_ablation(ablated: Ablated) -> Non
 def test_an_ablation_is_found_by_its_own_name_only(ablated: Ablated) -> None:
     store = Store(ablated.root / ".edgekd")
     assert find_run(store, "kinds.ablation") == ablated.folder
-    (usual,) = (store.root / "runs" / "kinds").iterdir()
     (ablated.folder / "record.json").touch()
-    assert find_run(store, "kinds") == usual
-    assert find_run(store, None) == usual
+    assert find_run(store, "kinds") == ablated.usual
+    assert find_run(store, None) == ablated.usual
 
 
 def test_against_student_means_the_same_row_as_in_a_plain_run(ablated: Ablated) -> None:
@@ -177,7 +178,7 @@ def test_the_plan_is_the_recipe_s_with_one_more_control_per_term(tmp_path: Path)
     names = [step.name for step in plan.steps]
     assert [name for name in names if "without" not in name] == [step.name for step in usual.steps]
     configs = {step.name: step.config for step in plan.steps}
-    for name, term in zip(VARIANTS, ("task", "kd", "sp", "at"), strict=True):
+    for name, term in zip(VARIANTS, ("task", "kd", "at"), strict=True):
         expected = configs["distill"].model_copy(update={"name": name, "leave_out": (term,)})
         assert configs[name] == expected
 
@@ -188,10 +189,10 @@ def test_a_single_term_beside_the_task_is_ablated(tmp_path: Path) -> None:
 
 
 def test_what_the_recipe_leaves_out_stays_left_out(tmp_path: Path) -> None:
-    plan = planned(RECIPE.format(distill="{method: [kd, sp, at], leave_out: [at]}"), tmp_path)
-    assert [step.name for step in variants(plan)] == VARIANTS[:3]
+    plan = planned(RECIPE.format(distill="{method: [kd, at], leave_out: [at]}"), tmp_path)
+    assert [step.name for step in variants(plan)] == VARIANTS[:2]
     configs = [step.config.model_dump() for step in variants(plan)]
-    assert [config["leave_out"] for config in configs] == [("at", "task"), ("at", "kd"), ("at", "sp")]
+    assert [config["leave_out"] for config in configs] == [("at", "task"), ("at", "kd")]
     (control,) = [step for step in plan.steps if step.name == "distill-control"]
     assert control.config.model_dump()["leave_out"] == ()
 
@@ -211,6 +212,12 @@ def test_a_second_step_s_variants_are_named_after_it(tmp_path: Path) -> None:
     plan = planned(text, tmp_path)
     rows = [row.name for row in plan.rows if "without" in row.name]
     assert rows == [*ROWS, "more-without-task", "more-without-at"]
+
+
+def test_the_terms_of_a_student_that_is_yet_to_be_selected_are_known(tmp_path: Path) -> None:
+    text = KINDS.replace("distill: {method: [kd", "distill: {leave_out: [sp], method: [sp, kd")
+    plan = planned(re.sub(r"- student: .*", "- select: {space: zoo}", text), tmp_path)
+    assert [step.name for step in variants(plan)] == VARIANTS
 
 
 def test_a_step_called_like_a_variant_is_refused(tmp_path: Path) -> None:
@@ -260,13 +267,16 @@ def test_the_plan_is_told_with_an_estimate_and_nothing_is_run(
     assert exit_code_of(["ablate", "r.yaml", "--plan"]) == 0
     said = capsys.readouterr().out
     assert all(f"run     {name} (control)  about " in said for name in VARIANTS)
-    assert "measure  7 artifacts" in said
+    assert "measure  6 artifacts" in said
     assert not list(Path(".edgekd/runs").iterdir())
 
 
-def test_once_run_it_is_all_cached(ablated: Ablated) -> None:
-    done = edgekd("ablate", "kinds.yaml", "--threads", "1", "--plan", "--json", cwd=ablated.root)
-    assert all(step["cached"] for step in json.loads(done.out)["steps"])
+def test_once_run_it_is_all_cached(
+    ablated: Ablated, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ablated.root)
+    assert exit_code_of(["ablate", "kinds.yaml", "--threads", "1", "--plan", "--json"]) == 0
+    assert all(step["cached"] for step in json.loads(capsys.readouterr().out)["steps"])
 
 
 def test_a_variant_is_expected_to_take_as_long_as_the_whole_did(
@@ -295,5 +305,5 @@ def test_it_says_what_it_will_train_and_stops_resumably_in_time(
     Path("kinds.yaml").write_text(KINDS)
     assert exit_code_of(["ablate", "kinds.yaml", "--max-time", "0.001s"]) == 75
     said = capsys.readouterr().err
-    assert f"4 more trainings for the ablation: {', '.join(VARIANTS)}" in said
+    assert f"3 more trainings for the ablation: {', '.join(VARIANTS)}" in said
     assert "run the same command again to continue" in said

@@ -10,8 +10,8 @@ from edgekd.cli.main import exit_code_of
 from edgekd.core.shipped import shipped_models
 from edgekd.measure import agent  # noqa: F401 - here, because importing it limits NumPy's threads
 from edgekd.networks.shipped import shipped_spec
-from edgekd.pipeline.plan import PlannedStep
 from edgekd.stages.network_check import trial_labels, trial_taps
+from edgekd.stages.stage import KnownStep
 from edgekd.stages.student import StudentConfig
 from edgekd.stages.teacher import TeacherConfig
 
@@ -37,9 +37,9 @@ def test_a_tap_that_a_shipped_teacher_lacks_is_refused(
 
 
 def test_the_taps_and_classes_of_a_shipped_teacher_are_known_without_data() -> None:
-    teacher = PlannedStep("teacher", "teacher", TeacherConfig(model=SHIPPED), {})
-    trained = PlannedStep("other", "teacher", TeacherConfig(network="resnet_cifar", args={"depth": 8}), {})
-    student = PlannedStep("student", "student", StudentConfig(network="resnet_cifar", args={"depth": 8}), {})
+    teacher = KnownStep("teacher", TeacherConfig(model=SHIPPED))
+    trained = KnownStep("teacher", TeacherConfig(network="resnet_cifar", args={"depth": 8}))
+    student = KnownStep("student", StudentConfig(network="resnet_cifar", args={"depth": 8}))
     (taps,) = trial_taps([teacher]) or [[]]
     assert {"stage1", "stage3", "logits"} <= set(taps)
     assert trial_labels([teacher, trained, student]) == [shipped_spec(SHIPPED).labels, None, None]
