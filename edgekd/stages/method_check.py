@@ -13,6 +13,8 @@ from edgekd.stages.network_check import origin, trial_labels, trial_network, tri
 from edgekd.stages.stage import KnownData, KnownStep
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from edgekd.data.source import Outline, Source
     from edgekd.distill.participant import Participant
     from edgekd.distill.program import Program
@@ -161,9 +163,18 @@ def _real_networks(outline: Outline | None, lineup: Lineup) -> dict[str, Partici
     return {role: _participant(step, outline, labels[role] or ()) for role, step in steps.items()}
 
 
+def _trial(step: KnownStep) -> nn.Module | None:
+    """The network that a step names, without memory; None where only the run knows it."""
+    try:
+        network: nn.Module | None = step.config.trial() if hasattr(step.config, "trial") else None
+    except UsageError:
+        return None  # told where the network is named
+    return network
+
+
 def _size(step: KnownStep, outline: Outline) -> float:
     """Parameters x pixels; infinite where only the run knows the network."""
-    network = step.config.trial() if hasattr(step.config, "trial") else None
+    network = _trial(step)
     if network is None:
         return float("inf")
     pixels = prod(step.config.expects(outline.image_shape)[1:])
@@ -188,7 +199,7 @@ def _named(
     program: Program, role: str, step: KnownStep | None, labels: tuple[str, ...] | None
 ) -> Participant:
     """A stand-in that has a name's worth of what the network will have: its taps and its classes."""
-    from torch import nn
+    from torch.nn import Identity
 
     from edgekd.distill.participant import Participant
     from edgekd.networks.tap import Tap
@@ -196,7 +207,7 @@ def _named(
     taps = _taps(step)
     if taps is None:  # Building the program has ruled none out.
         taps = tuple(tap for turn in program.turns for tap in _read(program, turn, role))
-    return Participant(nn.Identity(), taps={tap: Tap("") for tap in taps}, labels=labels)
+    return Participant(Identity(), taps={tap: Tap("") for tap in taps}, labels=labels)
 
 
 def _read(program: Program, turn: Any, network: str) -> Iterator[str]:
@@ -213,8 +224,7 @@ def _lost_taps(program: Program, student: KnownStep | None) -> tuple[str, ...]:
 
     deployed = program.deploy.network
     read = {tap for turn in program.turns for tap in _read(program, turn, deployed)}
-    source = origin(student) if student is not None else None
-    network = source.config.trial() if hasattr(getattr(source, "config", None), "trial") else None
-    if network is None or read <= {LOGITS}:
+    if student is None or read <= {LOGITS}:
         return ()
-    return lost_taps(network)
+    network = _trial(origin(student))
+    return () if network is None else lost_taps(network)

@@ -100,8 +100,9 @@ def tiny_batch(
     classes, seed = labels.numpy(), derive(0, "step", step)
     uniform = sampler == "class_uniform"
     indices = torch.from_numpy(class_uniform(classes, [size], seed)) if uniform else _order(step, size)
-    partners = torch.from_numpy(same_class(classes, seed))[indices]
-    shown = {view: partners if view == SAME_CLASS else indices for view in views}
+    shown = dict.fromkeys(views, indices)
+    if SAME_CLASS in shown:
+        shown[SAME_CLASS] = torch.from_numpy(same_class(classes, seed))[indices]
     shows = {view: _augmented(images[rows], step, view) for view, rows in shown.items()}
     return Batch(shows, labels[indices], indices)
 

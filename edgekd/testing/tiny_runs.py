@@ -180,8 +180,11 @@ def moving(phase: Phase) -> frozenset[str]:
     """Roles that may change in a phase: they learn, gather statistics, or a hook writes them."""
     trained = [role for turn in phase.turns for role in turn.trained]
     gathering = [role for turn in phase.turns for role, mode in turn.modes.items() if mode == "train"]
-    hooked = [role for hook in phase.hooks for role in hook.changes]
-    return frozenset([*trained, *gathering, *hooked, *(start.role for start in phase.start)])
+    return frozenset([*trained, *gathering, *(start.role for start in phase.start)]) | hooked(phase)
+
+
+def hooked(phase: Phase) -> frozenset[str]:
+    return frozenset(role for hook in phase.hooks for role in hook.changes)
 
 
 def distillation_terms(program: Program) -> list[tuple[Turn, Term]]:

@@ -20,6 +20,8 @@ from edgekd.quant.settings import QuantSettings
 
 Typed = Callable[..., tuple[int, str]]
 SHIPPED = next(iter(shipped_models()))
+KNOWN = f"data: {{source: digits}}\nteacher: {{model: {SHIPPED}}}"
+"""A teacher that needs no training."""
 SMALL = "{network: resnet_cifar, args: {depth: 8, width: 0.25}}"
 TEACHER = "teacher: {network: resnet_cifar, args: {depth: 8, width: 0.25}, epochs: 1, accept_poor: true}"
 
@@ -106,7 +108,7 @@ REFUSED = {
         ("step `quantize`", "learns from images without labels", "data: {unlabeled: folder/}"),
     ),
     "a shipped teacher of other classes": (
-        recipe("method: kd", top=f"data: {{source: fashion_mnist, root: no}}\nteacher: {{model: {SHIPPED}}}"),
+        recipe("method: kd", top=KNOWN.replace("source: digits", "source: fashion_mnist, root: nowhere")),
         ("step `teacher`", "other classes than the data's", "step `distill`: term `kd` compares the logits"),
     ),
     "a network that cannot be built": (
@@ -135,6 +137,13 @@ def test_the_needs_of_all_methods_and_steps_are_told_at_once(typed: Typed) -> No
     assert "4 problems in the recipe" in said
     for word in ("born-again", "avg-teachers", "stage9", "step `quantize`: term `pkt`"):
         assert word in said
+
+
+def test_a_network_that_cannot_be_built_is_told_once(typed: Typed) -> None:
+    student = "student: {network: resnet_cifar, args: {dept: 8}}"
+    code, said = typed(recipe("method: [kd, at]", student=student, quantize="method: [kd, sp]"))
+    assert code == 2
+    assert "1 problem in the recipe - step `student`: network `resnet_cifar`: `dept`" in said
 
 
 PASSES = {
@@ -228,7 +237,6 @@ def test_a_quantized_network_knows_the_taps_that_it_lost() -> None:
 
 # ---- In the run ----------------------------------------------------------------------------------
 
-KNOWN = f"data: {{source: digits}}\nteacher: {{model: {SHIPPED}}}"
 TWICE = """
 from torch import nn
 from edgekd.networks.tap import Tap
