@@ -63,7 +63,9 @@ from edgekd.train.seeding import reproducible
 NAME = "methods_on_cifar"
 NUM_TRAIN, NUM_SCORED, NUM_UNLABELED = 20_000, 5_000, 25_000
 BATCH, EPOCHS, VARIANTS = 128, 3, 3
-RULES = Rules(OptimizerConfig(name="sgd", learning_rate=0.1, weight_decay=5e-4), ScheduleConfig(name="one_cycle"))
+RULES = Rules(
+    OptimizerConfig(name="sgd", learning_rate=0.1, weight_decay=5e-4), ScheduleConfig(name="one_cycle")
+)
 THREE_SEEDS = ("none", "kd", "dkd", "crd", "sp", "at", "dist")
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PREPROCESS = Preprocess(size=(32, 32), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

@@ -6,6 +6,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 import torch.nn.functional as F
 from torch import fx, nn
@@ -68,6 +69,10 @@ def _fused(layer: nn.Conv2d | nn.Linear, norm: _Norm) -> nn.Conv2d | nn.Linear:
         return fuse_conv_bn_eval(layer, norm)
     assert isinstance(norm, nn.BatchNorm1d)
     return fuse_linear_bn_eval(layer, norm)
+
+
+def _fits(layer: nn.Conv2d | nn.Linear, norm: object) -> TypeGuard[_Norm]:
+    return isinstance(norm, nn.BatchNorm2d if isinstance(layer, nn.Conv2d) else nn.BatchNorm1d)
 
 
 def _unchanged(layer: nn.Conv2d | nn.Linear, norm: _Norm) -> nn.Conv2d | nn.Linear:
@@ -156,9 +161,7 @@ def _fold_norm(
     assert isinstance(source, fx.Node)
     layer = _module(source, graph_module)
     alone = len(source.users) == 1 and uses[source.target] == 1 and uses[node.target] == 1
-    if alone and isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-        _replace(graph_module, str(source.target), fuse(layer, norm))
-    elif alone and isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
+    if alone and isinstance(layer, nn.Conv2d | nn.Linear) and _fits(layer, norm):
         _replace(graph_module, str(source.target), fuse(layer, norm))
     elif isinstance(norm, nn.BatchNorm2d):
         _replace(graph_module, str(node.target), ChannelAffine.of(norm, fuse))

@@ -84,7 +84,7 @@ class Precision:
     def prepare(self, module: nn.Module) -> nn.Module:
         """Move a network to the device, its convolutions' weights in channels-last order.
 
-        A network that channels-last would crash keeps its order, and `place` keeps that of images from then on.
+        A network that channels-last would crash keeps its order, and `place` from then on that of images.
         """
         module.to(self.device)
         convolutions = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]

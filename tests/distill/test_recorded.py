@@ -140,7 +140,7 @@ def test_only_frozen_roles_read_for_vectors_are_recorded() -> None:
     assert recordable(program_of("kd"), shapes) == {"teacher": {LOGITS: 4}}
     assert recordable(program_of("none"), shapes) == {}
     assert recordable(program_of("kd", "at"), shapes) == {}, "attention maps are not vectors"
-    assert recordable(program_of("fitnets"), shapes) == {"teacher": {LOGITS: 4}}, "the second phase reads logits"
+    assert recordable(program_of("fitnets"), shapes) == {"teacher": {LOGITS: 4}}, "phase 2 reads logits"
 
 
 def test_roles_that_are_not_fed_images_are_left_alone(tmp_path: Path) -> None:
