@@ -71,7 +71,7 @@ def _fused(layer: nn.Conv2d | nn.Linear, norm: _Norm) -> nn.Conv2d | nn.Linear:
     return fuse_linear_bn_eval(layer, norm)
 
 
-def _fits(layer: nn.Conv2d | nn.Linear, norm: object) -> TypeGuard[_Norm]:
+def _fits(norm: object, layer: nn.Conv2d | nn.Linear) -> TypeGuard[_Norm]:
     return isinstance(norm, nn.BatchNorm2d if isinstance(layer, nn.Conv2d) else nn.BatchNorm1d)
 
 
@@ -161,7 +161,7 @@ def _fold_norm(
     assert isinstance(source, fx.Node)
     layer = _module(source, graph_module)
     alone = len(source.users) == 1 and uses[source.target] == 1 and uses[node.target] == 1
-    if alone and isinstance(layer, nn.Conv2d | nn.Linear) and _fits(layer, norm):
+    if alone and isinstance(layer, nn.Conv2d | nn.Linear) and _fits(norm, layer):
         _replace(graph_module, str(source.target), fuse(layer, norm))
     elif isinstance(norm, nn.BatchNorm2d):
         _replace(graph_module, str(node.target), ChannelAffine.of(norm, fuse))
