@@ -10,6 +10,8 @@ CIFAR10 ?= benchmarks/.data/cifar10
 
 export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Hundreds of processes start in the tests: each would compile edgekd, and each worker all tests, again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test lint bench bench-distill docs clean setup
 

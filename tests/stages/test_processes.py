@@ -16,7 +16,7 @@ from tests.pipeline.conftest import TINY, edgekd
 COMMAND = ("run", "tiny.yaml", "--until", "distill", "--threads", "2")
 SHARED = TINY.replace("- teacher: {epochs: 3}", "- teacher: {epochs: 1}").replace(
     "- distill: {method: kd, epochs: 3, batch_size: 32}",
-    "- distill: {method: kd, epochs: 5, batch_size: 32, processes: 2}",
+    "- distill: {method: kd, epochs: 3, batch_size: 32, processes: 2}",
 )
 
 
@@ -34,7 +34,7 @@ def test_interrupted_and_resumed_processes_end_with_the_same_weights(tmp_path: P
         (tmp_path / name / "tiny.yaml").write_text(SHARED)
     whole = edgekd(*COMMAND, cwd=tmp_path / "whole")
     assert whole.code == 0, whole.err
-    assert interrupted_after("epoch 2/5", tmp_path / "cut") == 130
+    assert interrupted_after("epoch 1/3", tmp_path / "cut") == 130
     resumed = edgekd(*COMMAND, cwd=tmp_path / "cut")
     assert resumed.code == 0, resumed.err
     assert "training continues" in resumed.out + resumed.err
@@ -62,7 +62,7 @@ def interrupted_after(text: str, root: Path) -> int:
 
 
 def test_a_training_time_needs_one_process(tmp_path: Path) -> None:
-    recipe = SHARED.replace("epochs: 5, batch_size: 32", "time: 5s, batch_size: 32")
+    recipe = SHARED.replace("epochs: 3, batch_size: 32", "time: 5s, batch_size: 32")
     (tmp_path / "tiny.yaml").write_text(recipe)
     done = edgekd(*COMMAND, cwd=tmp_path)
     assert done.code == 2
