@@ -17,7 +17,7 @@ from torch import Tensor
 from edgekd.networks.model import portable
 from edgekd.testing.fresh_process import fresh_process
 from edgekd.testing.tiny_networks import TinyNet, tiny_images
-from edgekd.testing.tiny_runs import Step, engine_of, steps, train
+from edgekd.testing.tiny_runs import STEPS_PER_EPOCH, Step, engine_of, steps, train
 
 
 def training_resumes_bit_for_bit(name: str) -> None:
@@ -39,10 +39,10 @@ def training_resumes_bit_for_bit(name: str) -> None:
 
 
 def _cuts(history: list[Step]) -> Iterator[int]:
-    """Numbers of updates made: one of each phase, and then all of it."""
-    for number, step in enumerate(history[:-1], 1):
-        first = number == 1 or history[number - 2].phase != step.phase
-        if first or history[number].phase != step.phase:
+    """Numbers of updates made: one of each phase, then all of it; and some after the first evaluation."""
+    for number, (step, following) in enumerate(itertools.pairwise(history), 1):
+        begun = number == 1 or history[number - 2].phase != step.phase
+        if begun or following.phase != step.phase or number == STEPS_PER_EPOCH + 1:
             yield number
 
 
