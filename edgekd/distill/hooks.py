@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -50,24 +51,36 @@ class Hook:
 
 
 @dataclass(frozen=True)
-class Ema(Hook):
+class Follower(Hook):
+    """Base of hooks by which `role` takes its weights from `of`."""
+
+    kind: ClassVar[str]
+    """In the hook's name, with the role: what its memory is saved under."""
+    role: str
+    of: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}:{self.role}"
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        return (self.role,)
+
+    def copy(self, scope: HookScope) -> None:
+        scope.roles[self.role].load_state_dict(scope.roles[self.of].state_dict())
+
+
+@dataclass(frozen=True)
+class Ema(Follower):
     """`role` follows `of`: role = d role + (1 - d) of, over parameters and floating buffers, every step.
 
     d = min(decay, (1 + n) / (10 + n)) at the n-th update, so that the start does not linger; integer
     buffers are copied.
     """
 
-    role: str
-    of: str
+    kind = "ema"
     decay: float = 0.999
-
-    @property
-    def name(self) -> str:
-        return f"ema:{self.role}"
-
-    @property
-    def changes(self) -> tuple[str, ...]:
-        return (self.role,)
 
     def after_step(self, scope: HookScope) -> None:
         count = scope.memory.setdefault("updates", torch.zeros((), dtype=torch.int64))
@@ -77,44 +90,26 @@ class Ema(Hook):
 
 
 @dataclass(frozen=True)
-class StaleCopy(Hook):
+class StaleCopy(Follower):
     """`role` is set to `of` every `every` steps and stays so between."""
 
-    role: str
-    of: str
+    kind = "stale"
     every: int
-
-    @property
-    def name(self) -> str:
-        return f"stale:{self.role}"
-
-    @property
-    def changes(self) -> tuple[str, ...]:
-        return (self.role,)
 
     def after_step(self, scope: HookScope) -> None:
         if (scope.progress.step + 1) % self.every == 0:
-            scope.roles[self.role].load_state_dict(scope.roles[self.of].state_dict())
+            self.copy(scope)
 
 
 @dataclass(frozen=True)
-class Snapshot(Hook):
+class Snapshot(Follower):
     """`role` takes the weights of `of` once, at the first step at or after `at` (a fraction of the phase).
 
     A phase too short to have such a step leaves it the last weights.
     """
 
-    role: str
-    of: str
+    kind = "snapshot"
     at: float
-
-    @property
-    def name(self) -> str:
-        return f"snapshot:{self.role}"
-
-    @property
-    def changes(self) -> tuple[str, ...]:
-        return (self.role,)
 
     def after_step(self, scope: HookScope) -> None:
         if scope.progress.fraction >= self.at:
@@ -126,29 +121,20 @@ class Snapshot(Hook):
     def _take(self, scope: HookScope) -> None:
         taken = scope.memory.setdefault("taken", torch.zeros((), dtype=torch.int64))
         if not taken:
-            scope.roles[self.role].load_state_dict(scope.roles[self.of].state_dict())
+            self.copy(scope)
             taken += 1
 
 
 @dataclass(frozen=True)
-class BestCopy(Hook):
+class BestCopy(Follower):
     """`role` takes the weights of `of` whenever the deployed network scores its best so far."""
 
-    role: str
-    of: str
-
-    @property
-    def name(self) -> str:
-        return f"best:{self.role}"
-
-    @property
-    def changes(self) -> tuple[str, ...]:
-        return (self.role,)
+    kind = "best"
 
     def after_evaluation(self, scope: HookScope, accuracy: float) -> None:
         best = scope.memory.setdefault("best", torch.full((), -1.0, dtype=torch.float64))
         if accuracy > float(best):
-            scope.roles[self.role].load_state_dict(scope.roles[self.of].state_dict())
+            self.copy(scope)
             best.fill_(accuracy)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
@@ -275,7 +276,7 @@ class Program:
                 found.setdefault(stream, {"x": None}).update(dict.fromkeys(views))
         return {stream: tuple(views) for stream, views in found.items()}
 
-    @property
+    @cached_property
     def changing(self) -> frozenset[str]:
         """Roles whose weights or statistics differ after training from what they were before."""
         trained = [role for turn in self.turns for role in turn.trained]

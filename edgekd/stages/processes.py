@@ -95,6 +95,7 @@ def _write_job(
             "device": context.device,
             "threads": max(1, context.threads // config.processes),
             "trust_code": context.trust_code,
+            "basis": dict(context.basis),
             "parent": os.getpid(),
         },
     )
@@ -187,6 +188,7 @@ def _context(job: Path, told: Mapping[str, Any], *, leads: bool) -> StageContext
         device=told["device"],
         threads=told["threads"],
         trust_code=told["trust_code"],
+        basis=told["basis"],
     )
 
 

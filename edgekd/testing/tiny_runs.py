@@ -119,6 +119,21 @@ class Setting:
         """Every stream that a turn of the program draws from."""
         return {name: TinyStream(views, size, dtype) for name, views in self.program.streams.items()}
 
+    def engine(self, *, precision: Precision | None = None, stream_size: int = 12) -> Engine:
+        """It trains the setting's own networks, so a setting serves one engine."""
+        return make_engine(
+            self.program,
+            student=self.student,
+            teachers=self.teachers,
+            others=self.others,
+            validation=validation_arrays(),
+            image_shape=IMAGE_SHAPE,
+            rules=RULES,
+            seed=SEED,
+            precision=precision,
+            streams=self.streams(stream_size),
+        )
+
 
 def batch_of(program: Program, step: int, *, size: int = BATCH_SIZE) -> Batch:
     return tiny_batch(step, size=size, views=program.views, sampler=program.sampler)
@@ -129,19 +144,7 @@ def batch_of(program: Program, step: int, *, size: int = BATCH_SIZE) -> Batch:
 
 def engine_of(name: str, *, precision: Precision | None = None, stream_size: int = 12) -> Engine:
     """An engine on tiny networks; the student starts from the same weights for every name."""
-    setting = Setting.of(name)
-    return make_engine(
-        setting.program,
-        student=setting.student,
-        teachers=setting.teachers,
-        others=setting.others,
-        validation=validation_arrays(),
-        image_shape=IMAGE_SHAPE,
-        rules=RULES,
-        seed=SEED,
-        precision=precision,
-        streams=setting.streams(stream_size),
-    )
+    return Setting.of(name).engine(precision=precision, stream_size=stream_size)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from edgekd.distill.ablation import LABELS, ingredients, learned_from, without
 from edgekd.distill.catalogue import METHODS, card
 from edgekd.distill.compose import build_program
 from edgekd.distill.hooks import Ema, StaleCopy
-from edgekd.distill.launch import make_engine
 from edgekd.distill.program import (
     CopyOf,
     Deploy,
@@ -28,8 +27,7 @@ from edgekd.distill.program import (
 )
 from edgekd.distill.settings import DistillSettings
 from edgekd.distill.weights import WarmUp
-from edgekd.testing.tiny_networks import IMAGE_SHAPE
-from edgekd.testing.tiny_runs import RULES, SEED, Setting, is_task, steps, validation_arrays
+from edgekd.testing.tiny_runs import Setting, is_task, steps
 from tests.distill.building import engine_for, mimic, task, train
 
 ROLES: dict[str, Role] = {"student": Given(), "teacher": Given()}
@@ -260,18 +258,7 @@ def test_every_term_of_a_method_can_be_left_out_but_the_last(name: str) -> None:
         program = without(setting.program, (term.name,))
         assert term.name not in names(program)
         assert all(turn.terms and turn.train for turn in program.turns)
-        streams = {stream: setting.streams()[stream] for stream in program.streams}
-        engine = make_engine(
-            program,
-            student=setting.student,
-            teachers=setting.teachers,
-            others=setting.others,
-            validation=validation_arrays(),
-            image_shape=IMAGE_SHAPE,
-            rules=RULES,
-            seed=SEED,
-            streams=streams,
-        )
+        engine = replace(setting, program=program).engine()
         phases = range(len(program.phases))
         assert [step.phase for step in steps(engine, len(phases))] == [*phases]
 

@@ -16,6 +16,7 @@ from edgekd.data.batch import Batch
 from edgekd.distill.cast import tap_shapes
 from edgekd.distill.compose import build_program
 from edgekd.distill.engine import Engine
+from edgekd.distill.participant import Participant
 from edgekd.distill.program import LOGITS, Program
 from edgekd.distill.recorded import LargestLogits, Recorded, Recorder, Whole, codec_for, recordable
 from edgekd.distill.settings import DistillSettings
@@ -153,10 +154,14 @@ def test_roles_that_are_not_fed_images_are_left_alone(tmp_path: Path) -> None:
 
 def engine_with(folder: Path | None, pool: Pool, method: str = "kd") -> Engine:
     recorder = Recorder(pool, 2, folder, {"test": 1}, lambda event: None) if folder else None
+    return engine_of_teacher(trained_teacher(), recorder, method)
+
+
+def engine_of_teacher(teacher: Participant, recorder: Recorder | None, method: str = "kd") -> Engine:
     return make_engine(
         program_of(method),
         student=tiny_participant(seed=3),
-        teachers=[trained_teacher()],
+        teachers=[teacher],
         validation=validation_arrays(),
         image_shape=IMAGE_SHAPE,
         rules=RULES,
@@ -188,16 +193,7 @@ def test_other_weights_are_never_answered_from_the_file(tmp_path: Path) -> None:
     with torch.no_grad():
         next(other_teacher.module.parameters()).mul_(1.5)
     recorder = Recorder(pool, 2, tmp_path, {"test": 1}, lambda event: None)
-    engine = make_engine(
-        program_of("kd"),
-        student=tiny_participant(seed=3),
-        teachers=[other_teacher],
-        validation=validation_arrays(),
-        image_shape=IMAGE_SHAPE,
-        rules=RULES,
-        seed=3,
-        recorder=recorder,
-    )
+    engine = engine_of_teacher(other_teacher, recorder)
     trained(engine, pool)
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -206,16 +202,7 @@ def test_answers_that_do_not_fit_leave_the_role_live_and_say_so(tmp_path: Path) 
     told: list[str] = []
     pool = Pool()
     recorder = Recorder(pool, 2, tmp_path, {}, lambda event: told.append(event["text"]), max_bytes=100)
-    engine = make_engine(
-        program_of("kd"),
-        student=tiny_participant(seed=3),
-        teachers=[trained_teacher()],
-        validation=validation_arrays(),
-        image_shape=IMAGE_SHAPE,
-        rules=RULES,
-        seed=3,
-        recorder=recorder,
-    )
+    engine = engine_of_teacher(trained_teacher(), recorder)
     trained(engine, pool)
     assert engine.cache.num_runs["teacher"] == 1
     assert any("teacher" in text and "live" in text for text in told)

@@ -11,6 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from edgekd.core.preprocess import Preprocess
+from edgekd.core.spec import ModelSpec, NetworkSpec
+from edgekd.distill.settings import DistillSettings
+from edgekd.networks.model import build_model
+from edgekd.stages.distill import DistillConfig
+from edgekd.stages.processes import _context, _write_job
 from tests.pipeline.conftest import TINY, edgekd
 
 COMMAND = ("run", "tiny.yaml", "--until", "distill", "--threads", "2")
@@ -67,3 +73,27 @@ def test_a_training_time_needs_one_process(tmp_path: Path) -> None:
     done = edgekd(*COMMAND, cwd=tmp_path)
     assert done.code == 2
     assert "`time` needs one process" in done.err and "epochs" in done.err
+
+
+def test_a_process_knows_what_the_results_of_its_step_depend_on(tmp_path: Path) -> None:
+    """Else answers that an older edgekd recorded would pass for those of this one."""
+    told = {
+        "store": str(tmp_path / "store"),
+        "source": "edgekd.data.sources.digits:Digits",
+        "source_settings": {},
+        "seed": 0,
+        "device": "cpu",
+        "threads": 1,
+        "trust_code": False,
+        "basis": {"code": {"edgekd.networks": "abc"}, "threads": 2},
+        "parent": os.getpid(),
+    }
+    context = _context(tmp_path, told, leads=False)
+    network = NetworkSpec(name="resnet_cifar", args={"depth": 8}, num_classes=10, in_channels=1)
+    preprocess = Preprocess(size=(8, 8), mean=(0.5,), std=(0.5,))
+    labels = tuple(str(digit) for digit in range(10))
+    model = build_model(ModelSpec(network=network, preprocess=preprocess, labels=labels))
+    job = tmp_path / "job"
+    _write_job(job, context, DistillConfig(), model, (), DistillSettings(), 1, tmp_path)
+    written = json.loads((job / "job.json").read_text())
+    assert _context(job, written, leads=False).basis == told["basis"]

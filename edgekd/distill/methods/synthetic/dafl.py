@@ -103,14 +103,20 @@ class Settings(Config):
 
 
 def teacher_term(
-    name: str, teacher: str, tap: str, value: Callable[[Tensor], Tensor], weight: float, **needs: bool
+    name: str,
+    teacher: str,
+    tap: str,
+    value: Callable[[Tensor], Tensor],
+    weight: float,
+    *,
+    whole_batch: bool = False,
 ) -> Term:
     """`value` of what the teacher has at `tap` for the generated images."""
 
     def compute(context: TermContext) -> Tensor:
         return value(context.tap(teacher, tap))
 
-    return Term(name, compute, Needs(outputs={teacher: (tap,)}, **needs), weight)  # type: ignore[arg-type]
+    return Term(name, compute, Needs(outputs={teacher: (tap,)}, whole_batch=whole_batch), weight)
 
 
 def _entropy_in_digits(logits: Tensor) -> Tensor:
