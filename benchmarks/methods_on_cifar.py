@@ -38,13 +38,14 @@ from edgekd.data.loader import Loader
 from edgekd.data.sampling import Sampler
 from edgekd.data.sources.cifar import Cifar10
 from edgekd.data.split import UNLABELED, Split
+from edgekd.distill.cast import tap_shapes
 from edgekd.distill.catalogue import METHODS, card
 from edgekd.distill.compose import build_program, teacher_roles
 from edgekd.distill.engine import Engine
 from edgekd.distill.launch import make_engine
 from edgekd.distill.participant import Participant
 from edgekd.distill.program import Program
-from edgekd.distill.recorded import Recorder
+from edgekd.distill.recorded import Recorder, Whole
 from edgekd.distill.settings import DistillSettings
 from edgekd.distill.sources import LoaderStream
 from edgekd.distill.update import Rules
@@ -63,6 +64,8 @@ from edgekd.train.seeding import reproducible
 NAME = "methods_on_cifar"
 NUM_TRAIN, NUM_SCORED, NUM_UNLABELED = 20_000, 5_000, 25_000
 BATCH, EPOCHS, VARIANTS = 128, 3, 3
+ANSWERS_BYTES = 32 << 30
+"""Room for every tap of the teacher, so that each is computed once for all methods."""
 RULES = Rules(
     OptimizerConfig(name="sgd", learning_rate=0.1, weight_decay=5e-4), ScheduleConfig(name="one_cycle")
 )
@@ -108,8 +111,13 @@ def main() -> None:
         return
     torch.set_num_threads(arguments.threads)
     found = material(arguments.data, arguments.teachers, arguments.answers)
-    for method, seed in pieces(arguments.methods or METHODS.names(), arguments.shard):
+    names = arguments.methods or METHODS.names()
+    recorded: set[int] = set()
+    for method, seed in pieces(names, arguments.shard):
         if (method, seed) not in {(row["method"], row["seed"]) for row in comparable(rows(NAME))}:
+            if seed not in recorded:
+                record_answers(found, names if seed == 0 else THREE_SEEDS, seed, arguments.shard)
+                recorded.add(seed)
             row = one(found, method, seed, arguments.threads)
             append(NAME, row)
             print({key: value for key, value in row.items() if key != "correct"}, flush=True)
@@ -206,6 +214,30 @@ def one(found: Material, method: str, seed: int, threads: int) -> dict[str, Any]
     }
 
 
+def record_answers(found: Material, methods: Sequence[str], seed: int, shard: str) -> None:
+    """All that these methods will ask of the first teacher, in one pass per version of the images."""
+    student, teacher = model(8), model(56, weights=found.teachers / "resnet56-4bfd9763.th")
+    asked: dict[str, tuple[int, ...]] = {}
+    shapes = tap_shapes({"teacher": Participant.of(teacher)}, (3, 32, 32))
+    for method in methods:
+        if card(method).num_teachers == 1:
+            program = program_of(method, student, [teacher])
+            for turn in program.turns:
+                for tap in turn.taps("teacher") if "teacher" in turn.roles else ():
+                    asked[tap] = shapes["teacher", tap]
+    loader = batches(found.train, seed, ("x",), "shuffled", VARIANTS)
+    codecs = {tap: Whole(shape) for tap, shape in asked.items()}
+    answers = recorder(found, loader, seed).open(Participant.of(teacher), codecs, Precision("auto", "cpu"))
+    with reproducible(torch.get_num_threads()):
+        for epoch in range(VARIANTS) if shard.startswith("0") else reversed(range(VARIANTS)):
+            answers.read(next(iter(loader.epoch(epoch))), "x", tuple(codecs))
+
+
+def recorder(found: Material, loader: Loader, seed: int) -> Recorder:
+    identity = {"data": "20,000 of CIFAR-10", "seed": seed, "torch": torch.__version__}
+    return Recorder(loader, VARIANTS, found.answers, identity, lambda event: None, ANSWERS_BYTES)
+
+
 def share_of_student(program: Program) -> float:
     """The part of the training in which the deployed weights learn."""
     learners = {program.deploy.role, program.deploy.role.removesuffix("@ema")}
@@ -235,7 +267,6 @@ def batches(
 def engine_for(
     found: Material, program: Program, student: Model, teachers: Sequence[Model], seed: int, loader: Loader
 ) -> Engine:
-    identity = {"data": "20,000 of CIFAR-10", "seed": seed, "torch": torch.__version__}
     streams: Mapping[str, Any] = {
         name: LoaderStream(batches(found.unlabeled, seed, views, "shuffled", None))
         for name, views in program.streams.items()
@@ -250,7 +281,7 @@ def engine_for(
         seed=seed,
         precision=Precision("auto", "cpu"),
         streams=streams,
-        recorder=Recorder(loader, VARIANTS, found.answers, identity, lambda event: None),
+        recorder=recorder(found, loader, seed),
     )
 
 

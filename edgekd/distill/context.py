@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -31,7 +31,7 @@ class Recording(Protocol):
     @property
     def taps(self) -> frozenset[str]: ...
 
-    def read(self, batch: Batch, view: str) -> dict[str, Tensor] | None: ...
+    def read(self, batch: Batch, view: str, taps: Sequence[str]) -> dict[str, Tensor] | None: ...
 
 
 class Stream(Protocol):
@@ -153,7 +153,7 @@ class Context:
     def _read(self, role: str, view: str, taps: tuple[str, ...]) -> dict[str, Tensor] | None:
         """From the answers on file, where they hold these taps of this batch."""
         recorded = self._live.recorded.get(role)
-        return recorded.read(self.batch, view) if recorded and recorded.taps >= set(taps) else None
+        return recorded.read(self.batch, view, taps) if recorded and recorded.taps >= set(taps) else None
 
     def _run(self, role: str, view: str, taps: tuple[str, ...], input_grad: bool) -> dict[str, Tensor]:
         images = self.images(view, input_grad=input_grad)

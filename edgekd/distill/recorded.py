@@ -1,14 +1,16 @@
 """What frozen roles answer, computed once for every image and kept on disk.
 
-A role that no phase changes answers the same image with the same vector every time. Where the loader repeats
+A role that no phase changes answers the same image with the same numbers every time. Where the loader repeats
 a fixed number of augmentations (`Batch.variant`), that answer is computed when an image's variant is first
-needed and read afterwards. One file holds one view and variant of all images, written whole or not at all, so
-a training that was killed goes on with the same numbers.
+needed and read afterwards. One file holds one tap's values of all images in one view and variant, written
+whole or not at all, so a training that was killed goes on with the same numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,11 +49,11 @@ class ImagePool(Protocol):
     def images(self, indices: Tensor, view: str, variant: int) -> Tensor: ...
 
 
-# ---- How a vector is kept ------------------------------------------------------------------------
+# ---- How a tap's values are kept -----------------------------------------------------------------
 
 
 class Codec(Protocol):
-    """`width` numbers stand for one sample's vector."""
+    """`width` numbers stand for one sample's values."""
 
     @property
     def width(self) -> int: ...
@@ -63,15 +65,19 @@ class Codec(Protocol):
 
 @dataclass(frozen=True)
 class Whole:
-    """Every number: `[B, width]` as it is."""
+    """Every number of a vector or map: `[B, *shape]` as it is."""
 
-    width: int
+    shape: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        return math.prod(self.shape)
 
     def encode(self, values: Tensor) -> Tensor:
-        return values
+        return values.flatten(1)
 
     def decode(self, stored: Tensor) -> Tensor:
-        return stored
+        return stored.reshape(-1, *self.shape)
 
 
 @dataclass(frozen=True)
@@ -102,13 +108,21 @@ class LargestLogits:
         return filled.scatter(1, classes.to(torch.int64), largest)
 
 
-def codec_for(tap: str, width: int, *, num_rows: int, max_bytes: int) -> Codec | None:
-    """How `num_rows` vectors of a tap fit into `max_bytes`; None if they do not."""
+def codecs_for(
+    shapes: Mapping[str, tuple[int, ...]], *, num_rows: int, max_bytes: int
+) -> dict[str, Codec] | None:
+    """How `num_rows` answers of one role, given by tap, fit into `max_bytes`; None if they do not.
+
+    Whole, or with the largest logits only, which then get what the other taps leave.
+    """
     fits = max_bytes // (num_rows * _FLOAT_BYTES)
-    if width <= fits:
-        return Whole(width)
-    kept = min((fits - 1) // 2, width - 1)
-    return LargestLogits(kept, width) if tap == LOGITS and kept >= FEWEST_CLASSES else None
+    widths = {tap: math.prod(shape) for tap, shape in shapes.items()}
+    whole: dict[str, Codec] = {tap: Whole(shape) for tap, shape in shapes.items()}
+    if sum(widths.values()) <= fits:
+        return whole
+    left = fits - sum(width for tap, width in widths.items() if tap != LOGITS)
+    kept = min((left - 1) // 2, widths.get(LOGITS, 0) - 1)
+    return {**whole, LOGITS: LargestLogits(kept, widths[LOGITS])} if kept >= FEWEST_CLASSES else None
 
 
 # ---- One role's recorded answers -----------------------------------------------------------------
@@ -139,12 +153,12 @@ class Recorded:
     def taps(self) -> frozenset[str]:
         return frozenset(self._codecs)
 
-    def read(self, batch: Batch, view: str) -> dict[str, Tensor] | None:
-        """Every recorded tap `[B, D]` for a view of a batch; None for a batch without variant."""
+    def read(self, batch: Batch, view: str, taps: Sequence[str]) -> dict[str, Tensor] | None:
+        """Recorded taps `[B, ...]` for a view of a batch; None for a batch without variant."""
         if batch.variant is None:
             return None
         rows = batch.indices.cpu().numpy()
-        stored = {tap: self._file(view, batch.variant, tap)[rows] for tap in self._codecs}
+        stored = {tap: self._file(view, batch.variant, tap)[rows] for tap in taps}
         device = self._precision.device
         return {tap: self._codecs[tap].decode(torch.from_numpy(x)).to(device) for tap, x in stored.items()}
 
@@ -157,7 +171,8 @@ class Recorded:
         return self._open[key]
 
     def _path(self, view: str, variant: int, tap: str) -> Path:
-        name = f"{view}-{variant}-{tap}".replace(":", "_")
+        """Roles that are read at other taps, or less exactly, share the folder."""
+        name = f"{view}-{variant}-{tap}-{self._codecs[tap].width}".replace(":", "_")
         return self._folder / f"{name}.npy"
 
     def _usable(self, view: str, variant: int, tap: str) -> bool:
@@ -171,21 +186,28 @@ class Recorded:
 
     def _record(self, view: str, variant: int) -> None:
         self._emit({"event": "note", "text": f"recording the teacher's answers to version {variant + 1}"})
-        chunks = list(self._answers(view, variant))
-        for tap in self._codecs:
-            values = np.concatenate([chunk[tap] for chunk in chunks])
-            with replacing(self._path(view, variant, tap)) as temporary, temporary.open("wb") as stream:
-                np.save(stream, values, allow_pickle=False)
+        missing = [tap for tap in self._codecs if not self._usable(view, variant, tap)]
+        with ExitStack() as stack:
+            files = {}
+            for tap in missing:
+                path = stack.enter_context(replacing(self._path(view, variant, tap)))
+                files[tap] = stack.enter_context(path.open("wb"))
+                shape = (self._pool.num_images, self._codecs[tap].width)
+                header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(files[tap], header)
+            for answer in self._answers(view, variant, missing):
+                for tap, values in answer.items():
+                    files[tap].write(values.astype("<f4").tobytes())
 
-    def _answers(self, view: str, variant: int) -> Iterator[dict[str, Floats]]:
-        module, taps = self._role.module, tuple(self._codecs)
+    def _answers(self, view: str, variant: int, taps: Sequence[str]) -> Iterator[dict[str, Floats]]:
+        module = self._role.module
         training = module.training
         module.eval()
         for indices in torch.split(torch.arange(self._pool.num_images), _CHUNK):
             images = self._precision.place(self._pool.images(indices, view, variant))
             with torch.no_grad():
-                values = self._role.run(images, taps, self._precision.autocast())
-            yield {tap: codec.encode(values[tap]).cpu().numpy() for tap, codec in self._codecs.items()}
+                values = self._role.run(images, tuple(taps), self._precision.autocast())
+            yield {tap: self._codecs[tap].encode(values[tap]).cpu().numpy() for tap in taps}
         module.train(training)
 
 
@@ -207,50 +229,46 @@ class Recorder:
     emit: Emit
     max_bytes: int = MAX_BYTES
 
+    def open(self, role: Participant, codecs: Mapping[str, Codec], precision: Precision) -> Recorded:
+        """The recording of a role that nothing changes."""
+        plain = replace(role, forward=None)
+        folder = self.folder / _identity(plain, precision, self)
+        return Recorded(plain, codecs, pool=self.pool, folder=folder, precision=precision, emit=self.emit)
+
 
 def record(
     program: Program, cast: Cast, image_shape: ImageShape, precision: Precision, recorder: Recorder
 ) -> dict[str, Recorded]:
-    """The recordings of every role that nothing changes and whose answers are vectors that fit."""
+    """The recordings of every role that nothing changes and whose answers fit."""
     networks = {name: role for name, role in cast.roles.items() if program.takes_images(name)}
     wanted = recordable(program, tap_shapes(networks, image_shape))
     rows = recorder.pool.num_images * recorder.num_variants * max(len(program.views), 1)
-    share = recorder.max_bytes // max(sum(map(len, wanted.values())), 1)
+    share = recorder.max_bytes // max(len(wanted), 1)
     recorded: dict[str, Recorded] = {}
-    for name, widths in wanted.items():
-        codecs = {tap: codec_for(tap, width, num_rows=rows, max_bytes=share) for tap, width in widths.items()}
-        kept = {tap: codec for tap, codec in codecs.items() if codec is not None}
-        if len(kept) < len(codecs):
-            text = f"the answers of `{name}` do not fit into {recorder.max_bytes >> 20} MB; it runs live"
+    for name, shapes in wanted.items():
+        codecs = codecs_for(shapes, num_rows=rows, max_bytes=share)
+        if codecs is None:
+            text = f"the answers of `{name}` do not fit into {share >> 20} MB; it runs live"
             recorder.emit({"event": "note", "text": text})
             continue
-        role = replace(cast.roles[name], forward=None)
-        folder = recorder.folder / _identity(role, kept, precision, recorder)
-        recorded[name] = Recorded(
-            role, kept, pool=recorder.pool, folder=folder, precision=precision, emit=recorder.emit
-        )
+        recorded[name] = recorder.open(cast.roles[name], codecs, precision)
     return recorded
 
 
 def recordable(
     program: Program, shapes: Mapping[tuple[str, str], tuple[int, ...]]
-) -> dict[str, dict[str, int]]:
-    """Role -> tap -> width: roles that training leaves as they are, in turns that read vectors of them."""
-    found: dict[str, dict[str, int]] = {}
+) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Role -> tap -> shape of one sample: of roles that training leaves as they are."""
+    found: dict[str, dict[str, tuple[int, ...]]] = {}
     for turn in program.turns:
         for role in turn.roles:
-            taps = turn.taps(role)
             frozen = role not in program.changing and program.takes_images(role)
-            if not frozen or not isinstance(turn.source, Labeled):
-                continue
-            if taps and all(len(shapes[role, tap]) == 1 for tap in taps):
-                found.setdefault(role, {}).update({tap: shapes[role, tap][0] for tap in taps})
-    return found
+            if frozen and isinstance(turn.source, Labeled):
+                found.setdefault(role, {}).update({tap: shapes[role, tap] for tap in turn.taps(role)})
+    return {role: taps for role, taps in found.items() if taps}
 
 
-def _identity(
-    role: Participant, codecs: Mapping[str, Codec], precision: Precision, recorder: Recorder
-) -> str:
+def _identity(role: Participant, precision: Precision, recorder: Recorder) -> str:
     """Digest of everything the recorded numbers depend on."""
     return of_data(
         {
@@ -258,7 +276,6 @@ def _identity(
             "module": str(role.module),
             "weights": _weights_digest(role.module),
             "input": [str(role.normalize), _weights_digest(role.normalize)],
-            "taps": {tap: str(codec) for tap, codec in codecs.items()},
             "precision": [precision.number_type, str(precision.device.type)],
         }
     )

@@ -18,7 +18,7 @@ from edgekd.distill.compose import build_program
 from edgekd.distill.engine import Engine
 from edgekd.distill.participant import Participant
 from edgekd.distill.program import LOGITS, Program
-from edgekd.distill.recorded import LargestLogits, Recorded, Recorder, Whole, codec_for, recordable
+from edgekd.distill.recorded import LargestLogits, Recorded, Recorder, Whole, codecs_for, recordable
 from edgekd.distill.settings import DistillSettings
 from edgekd.testing.distill_contract import engine_of, trained_teacher, validation_arrays
 from edgekd.testing.tiny_networks import IMAGE_SHAPE, tiny_images, tiny_participant
@@ -50,7 +50,7 @@ class Pool:
 def recorded(folder: Path, pool: Pool, codecs: Mapping[str, Any] | None = None) -> Recorded:
     return Recorded(
         trained_teacher(),
-        codecs or {LOGITS: Whole(4)},
+        codecs or {LOGITS: Whole((4,))},
         pool=pool,
         folder=folder,
         precision=PRECISION,
@@ -62,12 +62,15 @@ def recorded(folder: Path, pool: Pool, codecs: Mapping[str, Any] | None = None) 
 def test_answers_are_the_live_ones(tmp_path: Path, view: str, variant: int) -> None:
     pool = Pool()
     batch = pool.batch([7, 3, 39, 0], variant, views=(view,))
-    found = recorded(tmp_path, pool, {LOGITS: Whole(4), "embedding": Whole(16)}).read(batch, view)
+    taps = (LOGITS, "embedding", "stage1")
+    shapes = tap_shapes({"teacher": trained_teacher()}, IMAGE_SHAPE)
+    codecs = {tap: Whole(shapes["teacher", tap]) for tap in taps}
+    found = recorded(tmp_path, pool, codecs).read(batch, view, taps)
     assert found is not None
     with torch.no_grad():
         live = trained_teacher()
         live.module.eval()
-        expected = live.run(batch.views[view], (LOGITS, "embedding"))
+        expected = live.run(batch.views[view], taps)
     for tap, values in expected.items():
         torch.testing.assert_close(found[tap], values, atol=1e-6, rtol=1e-5)
 
@@ -78,16 +81,16 @@ def test_every_variant_is_computed_once(tmp_path: Path) -> None:
     pool.asked.clear()
     answers = recorded(tmp_path, pool)
     for batch in batches:
-        answers.read(batch, "x")
+        answers.read(batch, "x", [LOGITS])
     assert pool.asked == [("x", 0), ("x", 1)]
 
 
 def test_another_process_reads_what_is_on_file(tmp_path: Path) -> None:
     pool = Pool()
     batch = pool.batch([5, 6], 1)
-    first = recorded(tmp_path, pool).read(batch, "x")
+    first = recorded(tmp_path, pool).read(batch, "x", [LOGITS])
     pool.asked.clear()
-    second = recorded(tmp_path, pool).read(batch, "x")
+    second = recorded(tmp_path, pool).read(batch, "x", [LOGITS])
     assert first is not None and second is not None
     assert torch.equal(first[LOGITS], second[LOGITS]) and pool.asked == []
 
@@ -95,16 +98,16 @@ def test_another_process_reads_what_is_on_file(tmp_path: Path) -> None:
 def test_a_file_that_was_cut_short_is_recorded_anew(tmp_path: Path) -> None:
     pool = Pool()
     batch = pool.batch([5, 6], 1)
-    first = recorded(tmp_path, pool).read(batch, "x")
+    first = recorded(tmp_path, pool).read(batch, "x", [LOGITS])
     (path,) = tmp_path.glob("*.npy")
     path.write_bytes(path.read_bytes()[:-40])
-    second = recorded(tmp_path, pool).read(batch, "x")
+    second = recorded(tmp_path, pool).read(batch, "x", [LOGITS])
     assert first is not None and second is not None and torch.equal(first[LOGITS], second[LOGITS])
 
 
 def test_a_batch_that_will_not_come_again_is_not_read(tmp_path: Path) -> None:
     pool = Pool()
-    assert recorded(tmp_path, pool).read(pool.batch([1], None), "x") is None
+    assert recorded(tmp_path, pool).read(pool.batch([1], None), "x", [LOGITS]) is None
     assert list(tmp_path.iterdir()) == []
 
 
@@ -123,11 +126,19 @@ def test_largest_logits_keep_their_probabilities_and_share_the_rest() -> None:
     np.testing.assert_array_equal(np.take_along_axis(decoded.numpy(), largest, axis=1).argmax(1), 0)
 
 
-def test_codec_is_as_exact_as_the_space_allows() -> None:
-    assert codec_for(LOGITS, 10, num_rows=100, max_bytes=100 * 40) == Whole(10)
-    assert codec_for(LOGITS, 1000, num_rows=100, max_bytes=100 * 4 * 65) == LargestLogits(32, 1000)
-    assert codec_for(LOGITS, 1000, num_rows=100, max_bytes=100 * 4 * 20) is None
-    assert codec_for("embedding", 512, num_rows=100, max_bytes=100 * 4 * 65) is None
+def test_answers_are_as_exact_as_the_space_allows() -> None:
+    def fitted(num_floats: int, **widths: int) -> Any:
+        shapes = {tap: (width,) for tap, width in widths.items()}
+        return codecs_for(shapes, num_rows=100, max_bytes=100 * 4 * num_floats)
+
+    assert fitted(10, logits=10) == {LOGITS: Whole((10,))}
+    assert fitted(65, logits=1000) == {LOGITS: LargestLogits(32, 1000)}
+    assert fitted(20, logits=1000) is None
+    assert fitted(65, embedding=512) is None
+    assert fitted(577, logits=1000, embedding=512) == {
+        LOGITS: LargestLogits(32, 1000),
+        "embedding": Whole((512,)),
+    }
 
 
 def program_of(*methods: str) -> Program:
@@ -136,12 +147,14 @@ def program_of(*methods: str) -> Program:
     return build_program(settings, num_teachers=1, student_taps=taps, teacher_taps=[taps])
 
 
-def test_only_frozen_roles_read_for_vectors_are_recorded() -> None:
+def test_only_frozen_roles_are_recorded() -> None:
     shapes = tap_shapes({"student": tiny_participant(), "teacher": trained_teacher()}, IMAGE_SHAPE)
-    assert recordable(program_of("kd"), shapes) == {"teacher": {LOGITS: 4}}
+    assert recordable(program_of("kd"), shapes) == {"teacher": {LOGITS: (4,)}}
     assert recordable(program_of("none"), shapes) == {}
-    assert recordable(program_of("kd", "at"), shapes) == {}, "attention maps are not vectors"
-    assert recordable(program_of("fitnets"), shapes) == {"teacher": {LOGITS: 4}}, "phase 2 reads logits"
+    with_maps = recordable(program_of("kd", "at"), shapes)["teacher"]
+    assert with_maps[LOGITS] == (4,) and len(with_maps) > 1
+    assert {len(shape) for tap, shape in with_maps.items() if tap != LOGITS} == {3}
+    assert recordable(program_of("dml"), shapes) == {}
 
 
 def test_roles_that_are_not_fed_images_are_left_alone(tmp_path: Path) -> None:
@@ -182,6 +195,28 @@ def test_training_with_recorded_answers_is_training_with_a_live_teacher(tmp_path
     assert trained(recording, pool) == pytest.approx(trained(live, pool), rel=1e-4)
     assert live.cache.num_runs == {"student": 1, "teacher": 1}
     assert recording.cache.num_runs == {"student": 1}
+
+
+def test_recorded_maps_train_as_live_ones_do(tmp_path: Path) -> None:
+    pool = Pool()
+    live, recording = engine_with(None, pool, "at"), engine_with(tmp_path, pool, "at")
+    assert trained(recording, pool, "at") == pytest.approx(trained(live, pool, "at"), rel=1e-4)
+    assert recording.cache.num_runs == {"student": 1}
+
+
+def test_methods_that_read_other_taps_share_what_is_on_file(tmp_path: Path) -> None:
+    pool = Pool()
+    trained(engine_with(tmp_path, pool, "kd"), pool)
+    (folder,) = tmp_path.iterdir()
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    pool.asked.clear()
+    both = engine_of_teacher(
+        trained_teacher(), Recorder(pool, 2, tmp_path, {"test": 1}, lambda event: None), "at"
+    )
+    trained(both, pool, "at")
+    assert list(tmp_path.iterdir()) == [folder]
+    after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert before.items() < after.items()
 
 
 def test_other_weights_are_never_answered_from_the_file(tmp_path: Path) -> None:
