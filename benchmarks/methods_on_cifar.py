@@ -8,7 +8,8 @@ The teachers were trained by others on all 50,000 (they saw the scoring images, 
 own accuracy here flatters them; differences between students are fair. One row per (method, seed) is appended
 to results/methods_on_cifar.jsonl; what is there is not redone. Every student gets the same number of updates
 of its own weights: phases in which it does not learn (an assistant, a generator) come on top. `--shard 0/2`
-and `--shard 1/2` in two terminals share the work.
+and `--shard 1/2` in two terminals share the work. `--epochs 12` makes a table of longer trainings, and
+`--settings '{"weight": 0.2}'` looks closer at one method.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: see docs/decisions/0014
 
 import argparse
+import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -92,6 +94,24 @@ class Material:
     answers: Path
 
 
+@dataclass(frozen=True)
+class Piece:
+    """One training: what a row stands for."""
+
+    method: str
+    seed: int
+    settings: Mapping[str, Any]
+    num_epochs: int
+
+    @property
+    def updates(self) -> int:
+        return self.num_epochs * (NUM_TRAIN // BATCH)
+
+    def is_row(self, row: Mapping[str, Any]) -> bool:
+        mine = (self.method, self.seed, dict(self.settings), self.updates)
+        return mine == (row["method"], row["seed"], row["settings"], row["student_updates"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder that prepare_cifar10.py wrote")
@@ -104,28 +124,34 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", help="only these")
     parser.add_argument("--shard", default="0/1", help="i/n: every n-th piece, from the i-th on")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--settings", type=json.loads, default={}, help="JSON, for the methods named")
+    parser.add_argument("--seeds", type=int, nargs="*", help="only these")
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     if arguments.table:
-        print(table(comparable(rows(NAME))))
+        print(table(comparable(rows(NAME), arguments.epochs)))
         return
     torch.set_num_threads(arguments.threads)
     found = material(arguments.data, arguments.teachers, arguments.answers)
     names = arguments.methods or METHODS.names()
     recorded: set[int] = set()
     for method, seed in pieces(names, arguments.shard):
-        if (method, seed) not in {(row["method"], row["seed"]) for row in comparable(rows(NAME))}:
+        if arguments.seeds is not None and seed not in arguments.seeds:
+            continue
+        piece = Piece(method, seed, {**SETTINGS.get(method, {}), **arguments.settings}, arguments.epochs)
+        if not any(piece.is_row(row) for row in rows(NAME)):
             if seed not in recorded:
                 record_answers(found, names if seed == 0 else THREE_SEEDS, seed, arguments.shard)
                 recorded.add(seed)
-            row = one(found, method, seed, arguments.threads)
+            row = one(found, piece, arguments.threads)
             append(NAME, row)
             print({key: value for key, value in row.items() if key != "correct"}, flush=True)
 
 
-def comparable(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of students that got as many updates as this program gives them."""
-    return [row for row in found if row["student_updates"] == EPOCHS * (NUM_TRAIN // BATCH)]
+def comparable(found: list[dict[str, Any]], num_epochs: int) -> list[dict[str, Any]]:
+    """The rows of students that got so many epochs of updates."""
+    return [row for row in found if row["student_updates"] == num_epochs * (NUM_TRAIN // BATCH)]
 
 
 def pieces(methods: Sequence[str], shard: str) -> list[tuple[str, int]]:
@@ -174,10 +200,12 @@ def teachers_of(found: Material, method: str) -> list[Model]:
     return [model(depth, weights=found.teachers / names[depth]) for depth in depths]
 
 
-def program_of(method: str, student: Model, teachers: Sequence[Model]) -> Program:
-    settings = DistillSettings.model_validate({"method": {"name": method, **SETTINGS.get(method, {})}})
+def program_of(
+    method: str, student: Model, teachers: Sequence[Model], settings: Mapping[str, Any] | None = None
+) -> Program:
+    given = SETTINGS.get(method, {}) if settings is None else settings
     return build_program(
-        settings,
+        DistillSettings.model_validate({"method": {"name": method, **given}}),
         num_teachers=len(teachers),
         student_taps=tuple(student.taps),
         teacher_taps=[tuple(teacher.taps) for teacher in teachers],
@@ -185,12 +213,12 @@ def program_of(method: str, student: Model, teachers: Sequence[Model]) -> Progra
     )
 
 
-def one(found: Material, method: str, seed: int, threads: int) -> dict[str, Any]:
+def one(found: Material, piece: Piece, threads: int) -> dict[str, Any]:
     """Train one student and score it on the 5,000."""
-    started, worked = time.monotonic(), time.process_time()
-    student, teachers = model(8, seed=seed), teachers_of(found, method)
-    program = program_of(method, student, teachers)
-    num_epochs = math.ceil(EPOCHS / share_of_student(program))
+    started, worked, seed = time.monotonic(), time.process_time(), piece.seed
+    student, teachers = model(8, seed=seed), teachers_of(found, piece.method)
+    program = program_of(piece.method, student, teachers, piece.settings)
+    num_epochs = math.ceil(piece.num_epochs / share_of_student(program))
     with reproducible(threads):
         loader = batches(found.train, seed, program.views, program.sampler, VARIANTS)
         engine = engine_for(found, program, student, teachers, seed, loader)
@@ -199,10 +227,10 @@ def one(found: Material, method: str, seed: int, threads: int) -> dict[str, Any]
     correct = logits.argmax(1) == found.scored_labels
     last = result.history[-1]
     return {
-        "method": method,
+        "method": piece.method,
         "seed": seed,
-        "settings": SETTINGS.get(method, {}),
-        "student_updates": EPOCHS * len(loader),
+        "settings": dict(piece.settings),
+        "student_updates": piece.updates,
         "updates": num_epochs * len(loader),
         "accuracy": accuracy(logits, found.scored_labels),
         "correct": np.packbits(correct).tobytes().hex(),
@@ -292,15 +320,16 @@ def table(found: list[dict[str, Any]]) -> str:
     """Markdown: every method against `none`, paired image by image over the seeds that both have."""
     control = {row["seed"]: row for row in found if row["method"] == "none"}
     lines = [
-        "| method | accuracy | seeds | against `none` (95 %) | verdict | seconds |",
+        "| method | accuracy | seeds | against `none` (95 %) | verdict | CPU s |",
         "|---|---|---|---|---|---|",
     ]
     return "\n".join([*lines, *table_rows(found, control)])
 
 
 def table_rows(found: list[dict[str, Any]], control: dict[int, dict[str, Any]]) -> Iterator[str]:
-    methods = dict.fromkeys(row["method"] for row in found)
-    grouped = {name: [row for row in found if row["method"] == name] for name in methods}
+    grouped: dict[str, list[dict[str, Any]]] = {}
+    for row in found:
+        grouped.setdefault(label(row), []).append(row)
     means = {name: float(np.mean([row["accuracy"] for row in group])) for name, group in grouped.items()}
     for name in sorted(grouped, key=lambda name: -means[name]):
         group = grouped[name]
@@ -308,9 +337,15 @@ def table_rows(found: list[dict[str, Any]], control: dict[int, dict[str, Any]]) 
         shown = f"{np.mean(spread):.2f}" + (
             f" ({min(spread):.2f} to {max(spread):.2f})" if len(group) > 1 else ""
         )
-        against, verdict = compared(group, control) if name != "none" else ("-", "the control")
-        seconds = float(np.median([row["seconds"] for row in group]))
-        yield f"| `{name}` | {shown} | {len(group)} | {against} | {verdict} | {seconds:.0f} |"
+        against, verdict = compared(group, control) if name != "`none`" else ("-", "the control")
+        seconds = float(np.median([row.get("cpu_seconds", row["seconds"]) for row in group]))
+        yield f"| {name} | {shown} | {len(group)} | {against} | {verdict} | {seconds:.0f} |"
+
+
+def label(row: dict[str, Any]) -> str:
+    own = SETTINGS.get(row["method"], {})
+    changed = {key: value for key, value in row["settings"].items() if own.get(key) != value}
+    return f"`{row['method']}`" + (f" {json.dumps(changed)}" if changed else "")
 
 
 def compared(group: list[dict[str, Any]], control: dict[int, dict[str, Any]]) -> tuple[str, str]:
