@@ -8,7 +8,9 @@ from edgekd.targets.target import Target
 TARGET_KINDS: Registry[type[Target]] = Registry(
     "kind of target",
     [
+        Entry("adb", "edgekd.targets.adb:AdbTarget", "a phone or board reached by adb (experimental)"),
         Entry("local", "edgekd.targets.local:LocalTarget", "this machine, in fresh processes"),
+        Entry("ssh", "edgekd.targets.ssh:SshTarget", "a device with an ssh server and Python"),
     ],
     group="edgekd.targets",
 )

@@ -1,6 +1,6 @@
-"""Reads `edgekd-devices.yaml`, which gives targets their names.
+"""Reads `edgekd-devices.yaml`, which gives targets their names. It is committed, so no address is in it.
 
-pi5: {kind: ssh, host: pi5.lan, cores: [2, 3]}
+pi5: {kind: ssh, host_key: ssh-ed25519 AAAA..., fingerprint: "SHA256:...", cores: [2, 3]}
 local: {kind: local, threads: 2}              # `local` is there without being listed
 """
 
@@ -31,7 +31,7 @@ def read_targets(path: Path | None) -> dict[str, Target]:
     if path is None or not path.exists():
         return targets
     for name, fields in _entries(path).items():
-        targets[name] = _target(name, fields, f"{path}: {name}")
+        targets[name] = target_of(name, fields, f"{path}: {name}")
     return targets
 
 
@@ -59,7 +59,8 @@ def _entries(path: Path) -> dict[str, Any]:
     return content
 
 
-def _target(name: str, fields: Any, where: str) -> Target:
+def target_of(name: str, fields: Any, where: str) -> Target:
+    """The target that an entry describes; raises `UsageError`."""
     if not isinstance(fields, dict) or not isinstance(fields.get("kind"), str):
         raise UsageError("a target needs a `kind`", where=where, choices=TARGET_KINDS.names())
     try:

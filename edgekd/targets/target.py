@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,14 @@ class Session(ABC):
         A command that ends, however badly, is returned; one that exceeds `timeout_s` is killed with all it
         started. Raises `TargetError` for that and for a target that cannot be reached.
         """
+
+    def undisturbed(self) -> AbstractContextManager[None]:
+        """Around timed work: no other session of edgekd works on the machine meanwhile.
+
+        A device at the other end of a wire belongs to one session as long as it is open; this machine is
+        shared until something is timed. Raises `TargetError` when others keep it for too long.
+        """
+        return nullcontext()
 
 
 class Target(Config):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from edgekd.core.errors import TargetError
-from edgekd.targets import local
+from edgekd.targets import folders
 from edgekd.targets.local import LocalSession, LocalTarget
 from edgekd.targets.target import Session
 
@@ -110,7 +110,7 @@ def test_the_folder_of_a_killed_session_is_removed_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(local, "_YOUNG_S", -1.0)
+    monkeypatch.setattr(folders, "_YOUNG_S", -1.0)
     script = (
         "import os, signal\nfrom edgekd.targets.local import LocalTarget\n"
         "with LocalTarget(name='local').session():\n    os.kill(os.getpid(), signal.SIGKILL)\n"
