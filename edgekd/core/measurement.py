@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgekd.core.config import Config
+from edgekd.core.digest import of_bytes, of_file
 from edgekd.core.durable import write_text
 from edgekd.core.errors import UsageError
 
@@ -16,12 +17,16 @@ Quantity = Literal[
     "accuracy",
     "accuracy_drop",
     "agreement",
+    "host_agreement",
     "macro_recall",
     "worst_class_recall",
     "new_errors",
     "latency_p50_ms",
     "latency_p90_ms",
     "speedup",
+    "throughput_ips",
+    "cold_start_ms",
+    "sustained_ratio",
     "size_bytes",
     "memory_bytes",
     "energy_mj",
@@ -58,7 +63,9 @@ class Measurement(Config):
 
     Fractions (accuracy, recall, agreement) are in [0, 1]; `accuracy_drop` is `against - subject` as a
     fraction; `new_errors` is the share of images that `against` gets right and the subject wrong;
-    `speedup` is time of `against` / time of the subject.
+    `speedup` is time of `against` / time of the subject; `host_agreement` is the share of images that the
+    target answers as this machine does with the same artifact; `sustained_ratio` is the last minute's median
+    time / the first one's.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -84,9 +91,35 @@ class Measurement(Config):
     """Name of the subject with the same graph that was timed in this one's place."""
 
 
+SEAL = "measurements.sha256"
+"""Beside the measurements: their digest, so that a number changed by hand is not judged."""
+
+
 def write_measurements(path: Path, measurements: Iterable[Measurement]) -> None:
-    """One JSON object per line."""
-    write_text(path, "".join(m.model_dump_json() + "\n" for m in measurements))
+    """One JSON object per line; the file's digest is left beside it as `SEAL`."""
+    text = "".join(m.model_dump_json() + "\n" for m in measurements)
+    write_text(path, text)
+    write_text(path.with_name(SEAL), f"{of_bytes(text.encode())}  {path.name}\n")
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether a measurements file is as it was written after measuring."""
+    try:
+        stated = path.with_name(SEAL).read_text(encoding="utf-8").split()[:1]
+        return stated == [of_file(path)]
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def read_sealed(path: Path) -> list[Measurement]:
+    """For whoever writes them anew: what was changed by hand must not get a new seal. Raises `UsageError`."""
+    if not is_sealed(path):
+        raise UsageError(
+            f"{path.name} is not what was written after measuring: it does not match {SEAL}",
+            where=str(path),
+            fix="measure again: `edgekd measure`",
+        )
+    return read_measurements(path)
 
 
 def read_measurements(path: Path) -> list[Measurement]:

@@ -67,6 +67,22 @@ class Row(Config):
     """Measured through a probe export because the stage itself ships no graph."""
 
 
+class Finding(Config):
+    """What a look beside the limits found odd or wrong. Unless it is a note, nothing passes with it."""
+
+    name: str
+    text: str
+    fix: str | None = None
+    outcome: Literal["fail", "inconclusive", "note"] = "inconclusive"
+    target: str = "any"
+    accepted: bool = False
+    """Known and accepted by whoever asked: told, and no reason against a verdict."""
+
+    @property
+    def counts(self) -> bool:
+        return self.outcome != "note" and not self.accepted
+
+
 class RunRecord(Config):
     """A whole run."""
 
@@ -86,5 +102,7 @@ class RunRecord(Config):
     targets: tuple[str, ...] = ()
     provenance: dict[str, Any] = {}
     """Versions, machine facts, git revision, data digest, settings that change numbers."""
+    findings: tuple[Finding, ...] = ()
+    """Of an audit: what speaks against the measurements or the artifact, whatever the limits say."""
     not_measured: tuple[str, ...] = ()
     """`what: reason` for everything a reader may expect and will not find."""

@@ -33,6 +33,8 @@ class LimitResult(Config):
     reason: str
     decide: str | None = None
     measurement: Measurement | None = None
+    finding: str | None = None
+    """Name of what was found beside the limits; `limit` then bounds nothing."""
 
 
 class Verdict(Config):

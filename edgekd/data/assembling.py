@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,25 +11,15 @@ import numpy.typing as npt
 from edgekd.core import seed as seeds
 from edgekd.core.errors import DataError
 from edgekd.data.checks import check, check_labels
-from edgekd.data.split import Dataset, Image, Split
+from edgekd.data.split import Dataset, Images, Split
 from edgekd.data.splitting import Rows, hold_out, pick
-
-
-class PartibleImages(Protocol):
-    """Images of which a part can be taken."""
-
-    def __len__(self) -> int: ...
-
-    def get(self, indices: Sequence[int]) -> list[Image]: ...
-
-    def take(self, rows: Rows) -> PartibleImages: ...
 
 
 @dataclass(frozen=True)
 class Part:
     """Images that belong together before splitting; `groups` int64 `[N]` are what must not be divided."""
 
-    images: PartibleImages
+    images: Images
     labels: npt.NDArray[np.int64]
     ids: tuple[str, ...] | None = None
     groups: Rows | None = None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from edgekd.core.classes import places
 from edgekd.core.digest import of_data
+from edgekd.core.errors import DataError
 
 Image = npt.NDArray[np.uint8]
 """One image, `[H, W, C]`, C in {1, 3}."""
@@ -29,6 +31,10 @@ class Images(Protocol):
 
     def get(self, indices: Sequence[int]) -> list[Image]:
         """The images at `indices`; their sizes may differ."""
+        ...
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Images:
+        """The images in these rows alone."""
         ...
 
 
@@ -57,6 +63,13 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def renumbered(self, numbers: npt.NDArray[np.int64]) -> Split:
+        """Every image with the label `numbers[label]`, those left out where that is negative."""
+        labels = numbers[self.labels]
+        rows = np.flatnonzero(labels >= 0)
+        ids = tuple(self.ids[row] for row in rows) if self.ids is not None else None
+        return Split(self.name, self.images.take(rows), labels[rows], ids)
 
     def digest(self) -> str:
         """sha256 over the fingerprint and the label of every image, in order."""
@@ -102,6 +115,21 @@ class Dataset:
 
     def split(self, name: str) -> Split:
         return {s.name: s for s in self.splits}[name]
+
+    def of_classes(self, own: tuple[str, ...]) -> Dataset:
+        """The labeled images of these classes alone, numbered in this order.
+
+        Raises `UsageError` for a class that the data lack, `DataError` where train or val has no such image.
+        """
+        numbers = np.full(len(self.classes), -1, np.int64)
+        numbers[list(places(own, self.classes))] = np.arange(len(own))
+        train, val, calibration, test = (
+            split.renumbered(numbers) for split in (self.train, self.val, self.calibration, self.test)
+        )
+        for split in (train, val):
+            if len(split) == 0:
+                raise DataError(f"no image of the classes {', '.join(own)}", where=split.name)
+        return replace(self, classes=own, train=train, val=val, calibration=calibration, test=test)
 
     def digest(self) -> str:
         """sha256 over the content of all splits, the class names and the working size."""

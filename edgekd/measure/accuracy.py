@@ -5,12 +5,15 @@ Legend: N images, C classes.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgekd.core.classes import places
 from edgekd.core.errors import DataError, ModelError
 from edgekd.measure import statistics
 from edgekd.measure.estimate import Estimate
@@ -56,9 +59,16 @@ def check_logits(logits: Logits, labels: Labels, num_classes: int, where: str) -
         )
 
 
-def predictions(logits: Logits) -> Labels:
-    """Argmax per image, the first of equals; `NOT_FINITE` where any logit is not finite."""
+def predictions(logits: Logits, own: Sequence[str] = (), classes: Sequence[str] = ()) -> Labels:
+    """Argmax per image, the first of equals; `NOT_FINITE` where any logit is not finite.
+
+    own: names of the columns, if they are not `classes` in this order; the answers are numbers of `classes`
+    all the same, so an image of a class that is not among `own` is answered wrongly. Raises `UsageError`
+    where `own` has a class that is not among `classes`.
+    """
     best: Labels = logits.argmax(axis=1).astype(np.int64)
+    if own:
+        best = np.asarray(places(own, classes), np.int64)[best]
     best[~np.isfinite(logits).all(axis=1)] = NOT_FINITE
     return best
 
@@ -114,6 +124,11 @@ def agreement(before: Labels, after: Labels) -> Estimate:
     same = int(((before == after) & (after != NOT_FINITE)).sum())
     n = len(after)
     return Estimate(same / n, statistics.wilson(same, n), n, {"same": same})
+
+
+def digest(predicted: Labels) -> str:
+    """sha256 of the answers as little-endian int32: equal answers of two machines have equal digests."""
+    return hashlib.sha256(predicted.astype("<i4").tobytes()).hexdigest()
 
 
 def per_class(predicted: Labels, labels: Labels, num_classes: int) -> tuple[list[int], list[int]]:

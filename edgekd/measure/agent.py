@@ -1,12 +1,15 @@
 """Measures on the device: one JSON request in, exactly one JSON line out. Python 3.8 and newer.
 
-    python agent.py request.json        (or the request on standard input)
+    python agent.py request.json        (or the request as one line on standard input)
 
-Pushed to a target together with one runtime file per backend; imports only the standard library, NumPy and
-those. Ends with 0 and `{"agent": 1, "ok": true, "facts": ..., "result": ...}`, or with 3 and
-`{"agent": 1, "ok": false, "error": {"kind": ..., "message": ...}}`; kinds: request, artifact, data, fallback,
-internal. Whatever else is printed goes to standard error. Modes: facts, accuracy, memory, latency.
-All paths are relative to the folder it is started in.
+Pushed to a target together with agent_facts.py, agent_sensors.py and one runtime file per backend; imports
+only the standard library, NumPy and those. Ends with 0 and `{"agent": 1, "ok": true, "facts": ..., "result":
+...}`, or with 3 and `{"agent": 1, "ok": false, "error": {"kind": ..., "message": ...}}`; kinds: request,
+artifact, data, fallback, internal. Whatever else is printed goes to standard error. Its own modes are facts,
+accuracy, memory and latency; a further mode NAME is the function `measure` of agent_NAME.py beside it.
+All paths are relative to the folder it is started in, where its temporary files are, too.
+
+`"lifeline": true` says that standard input stays open: the process ends when it closes.
 """
 
 from __future__ import annotations
@@ -15,29 +18,40 @@ import ctypes
 import faulthandler
 import gc
 import hashlib
+import importlib
 import importlib.util
 import json
 import os
-import platform
 import random
 import signal
 import statistics
 import sys
+import tempfile
+import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Callable  # noqa: UP035 - typing's own, for Python 3.8
+
+if TYPE_CHECKING or __package__:
+    from .agent_facts import cache_bytes, clocks, memory_kb, state
+    from .agent_facts import facts as device_facts
+    from .agent_sensors import energy_sensors
+else:  # on the device, where the files lie side by side
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    from agent_facts import cache_bytes, clocks, memory_kb, state
+    from agent_facts import facts as device_facts
+    from agent_sensors import energy_sensors
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")  # NumPy's own threads would disturb what is timed
 
 VERSION = 1
-MARKER = "/etc/edgekd-emulated"
 _INPUT_BYTES_MAX = 256 << 20
 _CACHE_BYTES_GUESS = 32 << 20
 _CLOCK_EVERY_NS = 200_000_000
-_ARM_FEATURES = ("neon", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme")
-_X86_FEATURES = ("sse4_1", "avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16")
+_OTHER_FILES = ("facts", "sensors")
+"""Of agent_NAME.py beside it: those that are no mode."""
 
 
 class RequestError(Exception):
@@ -48,131 +62,11 @@ class DataError(Exception):
     """Images that were pushed are not what they should be."""
 
 
-# --- what the device is -------------------------------------------------------------------------------------
-
-
-def read(path: str) -> str | None:
-    try:
-        return Path(path).read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
-    except OSError:
-        return None
-
-
-def read_int(path: str) -> int | None:
-    text = read(path)
-    return int(text) if text is not None and text.lstrip("-").isdigit() else None
-
-
-def below(pattern: str, root: str = "/sys") -> list[str]:
-    return sorted(str(path) for path in Path(root).glob(pattern))
-
-
-def cpu_lines() -> dict[str, str]:
-    """First value of every key of /proc/cpuinfo."""
-    found: dict[str, str] = {}
-    for line in (read("/proc/cpuinfo") or "").splitlines():
-        key, separator, value = line.partition(":")
-        if separator:
-            found.setdefault(key.strip(), value.strip())
-    return found
-
-
-def emulation(machine: str, cpu: dict[str, str]) -> str | None:
-    """Why this is not the silicon it looks like, or None. Emulated x86 on x86 shows only by a marker."""
-    marker = os.environ.get("EDGEKD_EMULATED") or read(MARKER)
-    if marker is not None:
-        return marker or "marked as emulated"
-    if "dummy-virt" in (read("/proc/device-tree/compatible") or ""):
-        return "virtual machine: qemu's `virt` board"
-    if machine == "aarch64" and "vendor_id" in cpu:
-        return "qemu-user: an aarch64 process sees an x86 /proc/cpuinfo"
-    return "qemu without KVM" if "TCG" in cpu.get("model name", "") else None
-
-
 def facts() -> dict[str, Any]:
-    """The device in the kernel's words; an absent fact is None."""
-    cpu, machine = cpu_lines(), platform.machine()
-    flags = set((cpu.get("Features") or cpu.get("flags") or "").split())
-    memory = (read("/proc/meminfo") or "MemTotal: 0").splitlines()[0].split()
-    return {
-        "machine": machine,
-        "model": read("/proc/device-tree/model") or read("/sys/devices/virtual/dmi/id/product_name"),
-        "cpu": cpu.get("model name") or cpu.get("Hardware") or _arm_name(cpu),
-        "cpu_features": [name for name in _ARM_FEATURES + _X86_FEATURES if name in flags],
-        "vnni": bool(flags & {"avx512_vnni", "avx_vnni", "asimddp"}),
-        "cores": os.cpu_count(),
-        "cores_allowed": _allowed_cores(),
-        "cache_bytes": cache_bytes(),
-        "memory_bytes": int(memory[1]) * 1024,
-        "governor": read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "kernel": platform.release(),
-        "os": _os_name(),
-        "libc": "-".join(platform.libc_ver()),
-        "python": platform.python_version(),
-        "hypervisor": "hypervisor" in flags,
-        "emulated": emulation(machine, cpu),
-        "energy_rails": _energy_rails(),
-    }
-
-
-def _arm_name(cpu: dict[str, str]) -> str | None:
-    parts = [cpu[key] for key in ("CPU implementer", "CPU part", "CPU revision") if key in cpu]
-    return "/".join(parts) or None
-
-
-def _os_name() -> str | None:
-    for line in (read("/etc/os-release") or "").splitlines():
-        if line.startswith("PRETTY_NAME="):
-            return line.partition("=")[2].strip('"')
-    return None
-
-
-def _allowed_cores() -> list[int] | None:
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-
-
-def _energy_rails() -> list[str]:
-    return below("class/powercap/intel-rapl:*/energy_uj") + below(
-        "bus/i2c/drivers/ina3221/*/hwmon/hwmon*/in*_input"
-    )
-
-
-def cache_bytes() -> int | None:
-    """Size of the last-level cache, the largest that the kernel lists for core 0."""
-    sizes = [read(path) or "" for path in below("devices/system/cpu/cpu0/cache/index*/size")]
-    units = {"K": 1 << 10, "M": 1 << 20}
-    known = [int(size[:-1]) * units[size[-1]] for size in sizes if size[:-1].isdigit() and size[-1] in units]
-    return max(known) if known else None
-
-
-def state() -> dict[str, Any]:
-    """What may change while measuring: clocks in kHz, temperatures in mC, throttle counters, ticks, load."""
-    ticks = (read("/proc/stat") or "").splitlines()[:1]
-    throttled = below("devices/system/cpu/cpu*/thermal_throttle/core_throttle_count")
-    zones = below("class/thermal/thermal_zone*")
-    return {
-        "time": time.time(),
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "clocks_khz": clocks(),
-        "temperatures_mc": {read(zone + "/type") or zone: read_int(zone + "/temp") for zone in zones},
-        "throttle_count": sum(read_int(path) or 0 for path in throttled) if throttled else None,
-        "pi_throttled": read("/sys/devices/platform/soc/soc:firmware/get_throttled"),
-        "ticks": [int(value) for value in ticks[0].split()[1:]] if ticks else None,
-    }
-
-
-def clocks() -> dict[str, int | None]:
-    cores = _allowed_cores() or []
-    path = "/sys/devices/system/cpu/cpu{}/cpufreq/scaling_cur_freq"
-    present = [core for core in cores if Path(path.format(core)).exists()]
-    return {str(core): read_int(path.format(core)) for core in present}
-
-
-def memory_kb() -> dict[str, int]:
-    """VmHWM (peak), VmRSS and its parts of this process; never ru_maxrss, which is inherited over fork."""
-    keys = ("VmHWM", "VmRSS", "RssAnon", "RssFile")
-    lines = [line.split() for line in (read("/proc/self/status") or "").splitlines()]
-    return {line[0][:-1]: int(line[1]) for line in lines if line and line[0][:-1] in keys}
+    """What the device is, and where energy can be read on it."""
+    rails, unreadable = energy_sensors()
+    found = device_facts()
+    return {**found, "energy_rails": [rail["path"] for rail in rails], "energy_unreadable": unreadable}
 
 
 # --- artifacts and images -----------------------------------------------------------------------------------
@@ -191,15 +85,21 @@ def runtime_module(name: str) -> Any:
 
 
 def check_digest(artifact: dict[str, Any]) -> None:
-    """Read in small pieces, so that the file does not count in the peak memory."""
+    """Raises `RequestError` for a file that is not what was sent."""
     if not Path(artifact["path"]).is_file():
         raise RequestError(f"there is no file {artifact['path']}")
+    digest = file_sha256(artifact["path"])
+    if digest != artifact["sha256"]:
+        raise RequestError(f"{artifact['path']} arrived damaged: its sha256 is {digest}")
+
+
+def file_sha256(path: str) -> str:
+    """Read in small pieces, so that the file does not count in the peak memory."""
     digest = hashlib.sha256()
-    with Path(artifact["path"]).open("rb") as stream:
+    with Path(path).open("rb") as stream:
         for piece in iter(lambda: stream.read(1 << 16), b""):
             digest.update(piece)
-    if digest.hexdigest() != artifact["sha256"]:
-        raise RequestError(f"{artifact['path']} arrived damaged: its sha256 is {digest.hexdigest()}")
+    return digest.hexdigest()
 
 
 def load(request: dict[str, Any], artifact: dict[str, Any]) -> Any:
@@ -244,7 +144,7 @@ def preprocess(images: Any, plan: dict[str, Any], dtype: Any) -> Any:
 
 
 def measure_accuracy(request: dict[str, Any]) -> dict[str, Any]:
-    """Logits of every image, in order, to the file `out`; then what really ran."""
+    """Logits of every image, in order, to the file `out`; then what really ran, unless `profile` is false."""
     import numpy as np
 
     (artifact,) = request["artifacts"]
@@ -261,25 +161,36 @@ def measure_accuracy(request: dict[str, Any]) -> dict[str, Any]:
     if logits.ndim != 2 or len(logits) != len(images):
         raise DataError(f"the logits must be [N, classes], are {list(logits.shape)}")
     np.save(request["out"], logits, allow_pickle=False)
-    profile = graph.profile()
-    profile.pop("nodes")
-    return {"n": len(logits), "num_classes": logits.shape[1], "profile": profile}
+    found = {"n": len(logits), "num_classes": logits.shape[1], "logits_sha256": file_sha256(request["out"])}
+    if request.get("profile", True):
+        found["profile"] = {key: value for key, value in graph.profile().items() if key != "nodes"}
+    return found
 
 
 def measure_memory(request: dict[str, Any]) -> dict[str, Any]:
-    """Peak resident memory of this process after import, after loading and after `runs` runs, in kB."""
+    """Of this process with one graph: peak resident memory in kB after import, loading and `runs` runs, and
+    under `ms` what import, loading and the first run took."""
     (artifact,) = request["artifacts"]
     check_digest(artifact)
-    runtime_module(artifact["runtime"])
+    _, import_ms = timed(lambda: runtime_module(artifact["runtime"]))
     import numpy as np
 
     imported = memory_kb()
-    graph = load(request, artifact)
+    graph, load_ms = timed(lambda: load(request, artifact))
     loaded = memory_kb()
     x = np.zeros(graph.input_shape, graph.dtype)
-    for _ in range(request["runs"]):
+    _, first_run_ms = timed(lambda: graph.run(x))
+    for _ in range(request["runs"] - 1):
         graph.run(x)
-    return {"import": imported, "load": loaded, "run": memory_kb()}
+    ms = {"import": import_ms, "load": load_ms, "first_run": first_run_ms}
+    return {"import": imported, "load": loaded, "run": memory_kb(), "ms": ms}
+
+
+def timed(action: Callable[[], Any]) -> tuple[Any, float]:
+    """What the action returns, and its milliseconds."""
+    started = time.perf_counter_ns()
+    value = action()
+    return value, (time.perf_counter_ns() - started) / 1e6
 
 
 class Timed:
@@ -288,13 +199,11 @@ class Timed:
     def __init__(self, request: dict[str, Any], artifact: dict[str, Any]) -> None:
         self.name = artifact["name"]
         check_digest(artifact)
-        started = time.perf_counter_ns()
-        self.graph = load(request, artifact)
-        self.load_ms = (time.perf_counter_ns() - started) / 1e6
+        self.graph, self.load_ms = timed(lambda: load(request, artifact))
         self.inputs = timing_inputs(self.graph, artifact, request["seed"])
         self._at = 0
         self.blocks: list[list[int]] = []
-        self.cold_start_ms = self.once() / 1e6
+        self.first_run_ms = self.once() / 1e6
         self.warm_up: dict[str, Any] = {}
 
     def once(self) -> int:
@@ -328,7 +237,7 @@ class Timed:
         return {
             "blocks_ns": self.blocks,
             "load_ms": self.load_ms,
-            "cold_start_ms": self.cold_start_ms,
+            "first_run_ms": self.first_run_ms,
             "warm_up": self.warm_up,
             "num_inputs": len(self.inputs),
         }
@@ -346,6 +255,8 @@ def steady(runs: list[int], tolerance: float) -> bool:
 def timing_inputs(graph: Any, artifact: dict[str, Any], seed: int) -> list[Any]:
     """Batches of real images, more than the last-level cache holds where there are enough of them.
 
+    Drawn by the seed: evaluation sets are often sorted by class, and a short session sees the first few.
+
     Without images: a single set of standard normal values, for graphs that have not met data yet.
     """
     import numpy as np
@@ -360,7 +271,8 @@ def timing_inputs(graph: Any, artifact: dict[str, Any], seed: int) -> list[Any]:
         ]
     images, batch = read_images(artifact["images"], graph), graph.input_shape[0]
     count = min(wanted, max(1, len(images) // batch))
-    chosen = [np.arange(i * batch, (i + 1) * batch) % len(images) for i in range(count)]
+    order = np.random.default_rng(seed).permutation(len(images))
+    chosen = [order[np.arange(i * batch, (i + 1) * batch) % len(images)] for i in range(count)]
     return [preprocess(images[rows], artifact["preprocess"], graph.dtype) for rows in chosen]
 
 
@@ -408,6 +320,25 @@ def _timed_enough(graph: Timed, request: dict[str, Any], spent_ns: int) -> bool:
 
 # --- the door -----------------------------------------------------------------------------------------------
 
+Mode = Callable[[dict], dict]
+MODES: dict[str, Mode] = {
+    "facts": lambda request: {},
+    "accuracy": measure_accuracy,
+    "memory": measure_memory,
+    "latency": measure_latency,
+}
+
+
+def mode_of(name: str) -> Mode:
+    """The function that measures; raises `RequestError` with the modes there are."""
+    if name in MODES:
+        return MODES[name]
+    further = {path.stem[len("agent_") :] for path in Path().glob("agent_*.py")} - set(_OTHER_FILES)
+    if name not in further:
+        raise RequestError(f"`{name}` is not a mode; modes: {', '.join([*MODES, *sorted(further)])}")
+    measure: Mode = importlib.import_module(f"agent_{name}").measure
+    return measure
+
 
 def end_with_parent() -> None:
     """Ask Linux to kill this process when the one that waits for it dies: nobody would read the answer."""
@@ -417,19 +348,32 @@ def end_with_parent() -> None:
         return
 
 
+def end_with_input() -> None:
+    """End this process, wherever it is, when standard input closes: whoever asked is gone, or the link is."""
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        os.write(2, b"standard input was closed, so nobody waits for an answer\n")
+        os._exit(3)
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()
+
+
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     if request.get("version") != VERSION:
         raise RequestError(f"the request is of version {request.get('version')}, the agent of {VERSION}")
     end_with_parent()
     faulthandler.dump_traceback_later(request["deadline_s"], exit=True, file=sys.stderr)
+    if request.get("lifeline"):
+        end_with_input()
     if request.get("cores") is not None:
         os.sched_setaffinity(0, request["cores"])  # before the runtime makes its threads, which inherit it
-    modes = {"accuracy": measure_accuracy, "memory": measure_memory, "latency": measure_latency}
-    if request["mode"] not in ("facts", *modes):
-        raise RequestError(f"`{request['mode']}` is not a mode; modes: facts, {', '.join(modes)}")
-    result = modes[request["mode"]](request) if request["mode"] in modes else {}
+    result = mode_of(request["mode"])(request)
     used = [artifact["runtime"] for artifact in request.get("artifacts", [])]
     runtimes = sorted({*used, *request.get("runtimes", [])})
+    for path in request.get("remove", []):
+        Path(path).unlink()
     return {
         "facts": facts(),
         "versions": {name: runtime_module(name).versions() for name in runtimes},
@@ -446,7 +390,7 @@ def kind_of(error: BaseException) -> str:
 
 
 def read_request(arguments: list[str]) -> dict[str, Any]:
-    text = Path(arguments[0]).read_bytes() if arguments else sys.stdin.buffer.read()
+    text = Path(arguments[0]).read_bytes() if arguments else sys.stdin.buffer.readline()
     try:
         request = json.loads(text)
     except ValueError as error:
@@ -459,6 +403,7 @@ def read_request(arguments: list[str]) -> dict[str, Any]:
 def main(arguments: list[str]) -> int:
     channel = os.dup(1)
     os.dup2(2, 1)  # whatever native code prints must not reach the one line that is parsed
+    os.environ["TMPDIR"] = tempfile.tempdir = str(Path.cwd())  # what a kill leaves goes with the folder
     line: dict[str, Any] = {"agent": VERSION, "ok": True}
     try:
         line.update(answer(read_request(arguments)))
@@ -471,4 +416,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    sys.modules["agent"] = sys.modules[__name__]  # further modes import what they share with these
     sys.exit(main(sys.argv[1:]))

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from edgekd.core.measurement import Interval, Measurement, Quantity, Subject, Validity
-from edgekd.measure import accuracy, latency
+from edgekd.measure import accuracy, energy, latency
 from edgekd.measure.estimate import Estimate
 from edgekd.measure.findings import Findings, Item
+from edgekd.measure.host_agreement import host_agreement
 
 UNITS: dict[Quantity, str] = {
     "accuracy": "fraction",
     "accuracy_drop": "fraction",
     "agreement": "fraction",
+    "host_agreement": "fraction",
     "macro_recall": "fraction",
     "worst_class_recall": "fraction",
     "new_errors": "fraction",
     "latency_p50_ms": "ms",
     "latency_p90_ms": "ms",
     "speedup": "ratio",
+    "throughput_ips": "images/s",
+    "cold_start_ms": "ms",
+    "sustained_ratio": "ratio",
     "size_bytes": "bytes",
     "memory_bytes": "bytes",
     "energy_mj": "mJ",
@@ -56,13 +62,16 @@ class _Assembly:
         mine = (answers.predicted, answers.labels)
         counted = accuracy.accuracy(*mine)
         counted.detail["kernels"] = dict(answers.ops)
-        yield self._of_images("accuracy", counted)
+        counted.detail["predictions_sha256"] = accuracy.digest(answers.predicted)
+        compared = self._compared_with_host()
+        remarks = (*self._lacking(self.subject), *(compared.notes if compared else ()))
+        yield self._of_images("accuracy", counted, remarks=remarks)
         yield self._of_images("macro_recall", accuracy.macro_recall(*mine, names))
         yield self._of_images("worst_class_recall", accuracy.worst_class_recall(*mine, names))
+        if compared is not None:
+            yield self._of_images("host_agreement", compared)
         yield from self._times()
-        yield self._timed("memory_bytes", self.found.memory[self.graph])
         yield self._measurement("size_bytes", Estimate(self.found.sizes[self.subject.name], None, 1))
-        yield self._measurement("energy_mj", _energy(self.found))
 
     def beside(self, against: Subject) -> Iterator[Measurement]:
         """Paired with another subject: on the same images, and in the same processes."""
@@ -73,18 +82,48 @@ class _Assembly:
                 yield self._of_images(quantity, absent, against)
         else:
             before, after, labels = theirs.predicted, mine.predicted, mine.labels
-            drop = accuracy.accuracy_drop(before, after, labels)
+            easy = self._lacking(against)
+            drop, errors = (
+                replace(found, problems=(*found.problems, *easy))
+                for found in (
+                    accuracy.accuracy_drop(before, after, labels),
+                    accuracy.new_errors(before, after, labels),
+                )
+            )
             yield self._of_images("accuracy_drop", drop, against)
-            yield self._of_images("new_errors", accuracy.new_errors(before, after, labels), against)
+            yield self._of_images("new_errors", errors, against)
             yield self._of_images("agreement", accuracy.agreement(before, after), against)
-        yield self._timed("speedup", self._speedup(against), against)
+        yield self._timed("speedup", lambda: self._speedup(against), against)
+
+    def _compared_with_host(self) -> Estimate | None:
+        """How far the target answers as this machine does; None where the target is this machine."""
+        host = self.found.host.get(self.subject.name)
+        if host is None:
+            return None
+        if isinstance(host, str):
+            return Estimate(None, None, 0, missing=host)
+        answers = self.found.answers[self.subject.name]
+        return host_agreement(host, answers.predicted, self.found.device)
 
     def _times(self) -> Iterator[Measurement]:
-        processes, protocol = self.found.processes, self.found.protocol
-        middle = latency.p50(processes, self.graph, protocol)
-        middle.detail["state"] = [process["state"] for process in processes]
-        yield self._timed("latency_p50_ms", middle)
-        yield self._timed("latency_p90_ms", latency.p90(processes, self.graph, protocol))
+        """All that an emulated device has none of."""
+        found, graph = self.found, self.graph
+        yield self._timed("latency_p50_ms", self._middle)
+        yield self._timed("latency_p90_ms", lambda: latency.p90(found.processes, graph, found.protocol))
+        yield self._timed("cold_start_ms", lambda: found.cold_start[graph])
+        yield self._timed("memory_bytes", lambda: found.memory[graph])
+        yield self._timed("energy_mj", self._energy)
+
+    def _middle(self) -> Estimate:
+        middle = latency.p50(self.found.processes, self.graph, self.found.protocol)
+        middle.detail["state"] = [process["state"] for process in self.found.processes]
+        return middle
+
+    def _energy(self) -> Estimate:
+        source = self.found.energy_source
+        if isinstance(source, str):
+            return Estimate(None, None, 0, missing=source)
+        return energy.per_inference(self.found.energy, self.graph, source)
 
     def _speedup(self, against: Subject) -> Estimate:
         theirs = self.found.graph_of[against.name]
@@ -93,31 +132,52 @@ class _Assembly:
         return latency.speedup(self.found.processes, self.graph, theirs, self.found.protocol)
 
     def _of_images(
-        self, quantity: Quantity, estimate: Estimate, against: Subject | None = None
+        self,
+        quantity: Quantity,
+        estimate: Estimate,
+        against: Subject | None = None,
+        remarks: tuple[str, ...] = (),
     ) -> Measurement:
         """Emulation proves what is computed (though not how fast), so here it is only noted."""
         problems = (*self.found.wrong_device, *self._fallbacks(against), *estimate.problems)
-        notes = (*self.found.emulated, *estimate.notes)
+        notes = (*self.found.emulated, *estimate.notes, *remarks)
         made = self._measurement(quantity, estimate, against, problems, notes)
         return made.model_copy(update={"samples": f"{self.samples}/{self.subject.name}.logits.npy"})
 
-    def _timed(self, quantity: Quantity, estimate: Estimate, against: Subject | None = None) -> Measurement:
+    def _timed(
+        self, quantity: Quantity, estimated: Callable[[], Estimate], against: Subject | None = None
+    ) -> Measurement:
+        """A number of the device itself: emulated, it has none."""
         found = self.found
+        if found.emulated:
+            estimate = Estimate(None, None, 0, missing=found.emulated[0])
+        else:
+            estimate = estimated()
         device = (*found.wrong_device, *found.emulated)
         problems = (*device, *self._fallbacks(against), *estimate.problems)
         made = self._measurement(quantity, estimate, against, problems, estimate.notes)
-        update: dict[str, Any] = {"reused_from": self.reused}
-        if quantity != "memory_bytes":
-            update["samples"] = f"{self.samples}/latency.json"
-            processes = len(found.processes)
-        else:
+        update: dict[str, Any] = {"reused_from": None if found.emulated else self.reused}
+        if quantity in ("memory_bytes", "cold_start_ms"):
             processes = estimate.n
+        elif quantity == "energy_mj":
+            processes = len(found.energy)
+        else:
+            update["samples"] = f"{self.samples}/latency.json" if found.processes else None
+            processes = len(found.processes)
         update["protocol"] = {**made.protocol, "processes": processes}
         return made.model_copy(update=update)
 
     def _fallbacks(self, against: Subject | None) -> tuple[str, ...]:
         theirs = self.found.fallback(against.name) if against else ()
         return (*self.found.fallback(self.subject.name), *theirs)
+
+    def _lacking(self, subject: Subject) -> tuple[str, ...]:
+        """Why a subject does worse than it might; whoever is compared with it looks better for that."""
+        missing, total = self.found.answers[subject.name].unknown, len(self.names)
+        if not missing:
+            return ()
+        known = f"knows {total - missing} of {total} classes"
+        return (f"`{subject.name}` {known} and gets no image of the others right",)
 
     def _measurement(
         self,
@@ -163,12 +223,3 @@ def _same_graph(found: Findings) -> Estimate:
     interval = Interval(low=1 - least, high=1 + least, method="same-graph")
     detail = {"faster": False, "slower": False, "same_graph": True}
     return Estimate(1.0, interval, len(found.processes), detail)
-
-
-def _energy(found: Findings) -> Estimate:
-    rails = list(found.device.get("energy_rails") or [])
-    if rails:
-        reason = f"the device has energy counters ({rails[0]}), which edgekd does not read yet"
-    else:
-        reason = "no energy counter is readable on this device (powercap RAPL, INA3221)"
-    return Estimate(None, None, 0, missing=reason)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,13 @@ from edgekd.targets.target import Finished, Session, Target
 _GRACE_S = 20.0
 """How much longer the host waits than the agent's own deadline, which kills it even inside native code."""
 _TAIL_CHARACTERS = 2000
+_TIMEOUT = b"Timeout ("
+"""What Python's faulthandler says first when the agent's own deadline ends it."""
+_HOME = Path(agent.__file__).parent
+_ALWAYS = ("agent_facts.py", "agent_sensors.py")
+"""Files that the agent is never without."""
+_UNTIMED = ("facts", "accuracy")
+"""Modes that others on the machine do not spoil; all others have it to themselves."""
 _ERRORS: dict[str, type[EdgekdError]] = {"artifact": ModelError, "data": DataError}
 
 
@@ -28,9 +35,11 @@ class Device:
     def __init__(self, target: Target, session: Session) -> None:
         self.target = target
         self._session = session
-        self._agent = session.push(Path(agent.__file__), "agent.py")
+        self._agent = session.push(_HOME / "agent.py", "agent.py")
+        self._modules: set[str] = set()
         self._pushed: dict[tuple[str, str], str] = {}
-        self._runtimes: set[str] = set()
+        for name in _ALWAYS:
+            self._push_module(_HOME / name, name)
 
     def artifact(
         self,
@@ -75,6 +84,9 @@ class Device:
         Raises `ModelError` for a graph and `DataError` for images that the agent refuses, `TargetError` when
         it dies, answers nothing readable or takes longer than `deadline_s`.
         """
+        further = _HOME / f"agent_{mode}.py"
+        if further.is_file():
+            self._push_module(further, further.name)
         request = {
             "version": agent.VERSION,
             "mode": mode,
@@ -84,19 +96,34 @@ class Device:
             "batch": 1,
             "deadline_s": deadline_s,
             "artifacts": list(artifacts),
+            "lifeline": getattr(self._session, "lifeline", False),
             **fields,
         }
-        finished = self._session.run(
-            [*self._session.python, self._agent],
-            stdin=json.dumps(request, allow_nan=False).encode(),
-            timeout_s=deadline_s + _GRACE_S,
-            env={"ORT_DISABLE_TELEMETRY": "1"},
-        )
-        return self._answer(finished)
+        with nullcontext() if mode in _UNTIMED else self._session.undisturbed():
+            finished = self._session.run(
+                [*self._session.python, self._agent],
+                stdin=json.dumps(request, allow_nan=False).encode() + b"\n",
+                timeout_s=deadline_s + _GRACE_S,
+                env={"ORT_DISABLE_TELEMETRY": "1"},
+            )
+        return self._answer(finished, deadline_s)
 
     def pull(self, remote: str, local: Path) -> None:
         """Fetch a file that the agent wrote; raises `TargetError`."""
         self._session.pull(remote, local)
+
+    def push(self, local: Path, name: str) -> str:
+        """Copy any other file; returns its path there."""
+        return self._session.push(local, name)
+
+    def forget(self, remote: str) -> None:
+        """The agent was told to `remove` a file: it is pushed anew when it is needed again."""
+        self._pushed = {key: path for key, path in self._pushed.items() if path != remote}
+
+    def _push_module(self, path: Path, name: str) -> None:
+        if name not in self._modules:
+            self._session.push(path, name)
+            self._modules.add(name)
 
     def _push_once(self, path: Path, digest: str, suffix: str) -> str:
         """A path that may not be trusted names nothing on the device: files are called by their digest."""
@@ -108,13 +135,16 @@ class Device:
     def runtime(self, backend: str) -> str:
         """The module name of the backend's runtime on the device, after pushing it."""
         name = f"runtime_{backend}"
-        if name not in self._runtimes:
-            self._session.push(BACKENDS.load(backend).runtime, f"{name}.py")
-            self._runtimes.add(name)
+        self._push_module(BACKENDS.load(backend).runtime, f"{name}.py")
         return name
 
-    def _answer(self, finished: Finished) -> dict[str, Any]:
+    def _answer(self, finished: Finished, deadline_s: float) -> dict[str, Any]:
         line = read_line(finished.stdout)
+        if line is None and finished.code == 1 and _TIMEOUT in finished.stderr:
+            raise TargetError(
+                f"the agent ended itself, its deadline of {deadline_s:g} s is over; {_ending(finished)}",
+                where=self.target.name,
+            )
         if line is None or line.get("agent") != agent.VERSION:
             raise TargetError(f"the agent gave no answer, {_ending(finished)}", where=self.target.name)
         if line["ok"] and finished.code == 0:

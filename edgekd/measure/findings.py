@@ -12,6 +12,7 @@ from edgekd.core.measurement import Subject
 from edgekd.core.preprocess import Preprocess
 from edgekd.measure.accuracy import Labels
 from edgekd.measure.device import wrong_device
+from edgekd.measure.energy import Source
 from edgekd.measure.estimate import Estimate
 from edgekd.measure.latency import Process
 from edgekd.measure.protocol import Protocol
@@ -27,12 +28,16 @@ _SAME_DEVICE = ("machine", "cpu", "cpu_features", "cores")
 
 @dataclass(frozen=True)
 class Item:
-    """One row to measure. `evalset` is a folder with images.npy uint8 `[N, H, W, C]` and labels.npy."""
+    """One row to measure. `evalset` is a folder with images.npy uint8 `[N, H, W, C]` and labels.npy.
+
+    labels: the classes it knows, in the order of its outputs; none: those of the session.
+    """
 
     subject: Subject
     path: Path
     preprocess: Preprocess
     evalset: Path
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,18 @@ class Answers:
     unexpected: Sequence[str]
     """Kernels that ran where they should not have."""
     ops: Mapping[str, int]
+    unknown: int = 0
+    """Classes of the session that the subject does not know: it gets none of their images right."""
+
+
+@dataclass(frozen=True)
+class HostAnswers:
+    """What the same artifact said of the same images on this machine."""
+
+    predicted: Labels
+    most_apart: float
+    """Largest difference of a logit, relative to the largest logit of the target."""
+    facts: Mapping[str, Any]
 
 
 @dataclass
@@ -58,7 +75,13 @@ class Findings:
     graph_of: dict[str, str] = field(default_factory=dict)
     """Subject -> the subject that was timed for it, often itself."""
     answers: dict[str, Answers] = field(default_factory=dict)
+    host: dict[str, HostAnswers | str] = field(default_factory=dict)
+    """Of a target that is another machine: this machine's answers, or why there are none."""
     memory: dict[str, Estimate] = field(default_factory=dict)
+    cold_start: dict[str, Estimate] = field(default_factory=dict)
+    energy_source: Source | str = "not asked for"
+    """Where energy was read, or why it was not."""
+    energy: list[Mapping[str, Any]] = field(default_factory=list)
     processes: list[Process] = field(default_factory=list)
     retry: dict[str, Any] | None = None
     facts: list[Mapping[str, Any]] = field(default_factory=list)

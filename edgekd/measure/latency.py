@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from edgekd.core.measurement import Interval
 from edgekd.measure import statistics
+from edgekd.measure.disturbance import FOREIGN_MAX, cooling, foreign_load
 from edgekd.measure.estimate import Estimate
 from edgekd.measure.protocol import MIN_PROCESSES, Protocol
 
@@ -28,6 +30,8 @@ STEAL_MAX = 0.02
 CLOCK_CHANGE_MAX = 0.05
 HALF_WIDTH_MAX = 0.03
 HALF_WIDTH_SHARE = 0.10
+FLATTERY_MAX = 1.25
+"""How far the ratio of block minima may exceed that of the medians, by its interval's lower end."""
 LEAST_SPEEDUP = 0.01
 """Differences below it are not claimed."""
 _STEAL = 7
@@ -39,15 +43,19 @@ def samples(process: Process, name: str) -> Samples:
     return np.asarray(process["graphs"][name]["blocks_ns"], np.float64) / 1e6
 
 
-def p50(processes: Sequence[Process], name: str, protocol: Protocol) -> Estimate:
+def p50(
+    processes: Sequence[Process], name: str, protocol: Protocol, *, level: float = statistics.LEVEL
+) -> Estimate:
     """Geometric mean over processes of the median in ms, Student-t interval over processes."""
-    value, interval = statistics.mean_of_logs(process_percentiles(processes, name, 0.5))
+    value, interval = statistics.mean_of_logs(process_percentiles(processes, name, 0.5), level=level)
     problems = (*shortage(processes, name, protocol), *noise(processes, name))
     detail = describe(processes, name)
     return Estimate(value, interval, detail["n"], detail, problems, _unsettled(processes, name))
 
 
-def p90(processes: Sequence[Process], name: str, protocol: Protocol) -> Estimate:
+def p90(
+    processes: Sequence[Process], name: str, protocol: Protocol, *, level: float = statistics.LEVEL
+) -> Estimate:
     """MLPerf's early-stopping estimate in ms over all runs.
 
     Its interval is Student-t over the processes' own p90, widened to hold the estimate.
@@ -57,7 +65,7 @@ def p90(processes: Sequence[Process], name: str, protocol: Protocol) -> Estimate
     if found.value is None:
         reason = f"{found.n} runs; the 90th percentile needs {found.needed}"
         return Estimate(None, None, found.n, missing=reason)
-    _, interval = statistics.mean_of_logs(process_percentiles(processes, name, 0.9))
+    _, interval = statistics.mean_of_logs(process_percentiles(processes, name, 0.9), level=level)
     if interval is not None:
         ends = {"low": min(interval.low, found.value), "high": max(interval.high, found.value)}
         interval = interval.model_copy(update=ends)
@@ -66,27 +74,60 @@ def p90(processes: Sequence[Process], name: str, protocol: Protocol) -> Estimate
     return Estimate(found.value, interval, found.n, detail, problems, _unsettled(processes, name))
 
 
-def speedup(processes: Sequence[Process], name: str, against: str, protocol: Protocol) -> Estimate:
+def speedup(
+    processes: Sequence[Process],
+    name: str,
+    against: str,
+    protocol: Protocol,
+    *,
+    level: float = statistics.LEVEL,
+) -> Estimate:
     """Time of `against` / time of `name`: median over rounds of the ratio of the two blocks' minima, per
-    process; then geometric mean and Student-t interval over processes.
-
-    `faster` (and `slower`) only if the interval excludes 1 and the difference is at least 1 %.
+    process; then geometric mean and Student-t interval over processes. What `claim()` makes of it is in the
+    detail, as `faster` and `slower`.
     """
     ratios = [_block_ratio(process, name, against) for process in processes]
-    value, interval = statistics.mean_of_logs(ratios)
+    value, interval = statistics.mean_of_logs(ratios, level=level)
     problems = list(_too_few(processes, protocol))
-    detail: dict[str, Any] = {"process_ratios": ratios, "faster": False, "slower": False}
-    if interval is not None:
-        half_width = (interval.high - interval.low) / (2 * value)
-        detail["half_width"] = half_width
-        detail["faster"] = interval.low > 1 and value >= 1 + LEAST_SPEEDUP
-        detail["slower"] = interval.high < 1 and value <= 1 - LEAST_SPEEDUP
+    claimed = claim(value, interval) if interval else None
+    detail: dict[str, Any] = {
+        "process_ratios": ratios,
+        "faster": claimed == "faster",
+        "slower": claimed == "slower",
+    }
+    if (usual := statistics.mean_of_logs(ratios)[1]) is not None:
+        # Noise is the same however sure one wants to be: validity looks at the interval of the usual level.
+        detail["half_width"] = half_width = (usual.high - usual.low) / (2 * value)
         widest = widest_half_width(value)
         if half_width > widest:
             problems.append(f"noise: the ratio's interval is +-{half_width:.1%}, over {widest:.1%}")
     for key, fraction in (("p50_ratio", 0.5), ("p90_ratio", 0.9)):
-        detail[key] = _percentile_ratio(processes, name, against, fraction)
+        detail[key] = _percentile_ratio(processes, name, against, fraction, level)
+    problems += _flattered(processes, name, against, ratios)
     return Estimate(value, interval, len(processes), detail, tuple(problems))
+
+
+def _flattered(
+    processes: Sequence[Process], name: str, against: str, ratios: Sequence[float]
+) -> tuple[str, ...]:
+    """Block minima show a graph's fastest inputs; where half of its inputs take longer, they flatter it."""
+    medians = _process_ratios(processes, name, against, 0.5)
+    excess, interval = statistics.mean_of_logs([a / b for a, b in zip(ratios, medians, strict=True)])
+    if interval is None or interval.low <= FLATTERY_MAX:
+        return ()
+    return (
+        f"noise or inputs: by its fastest runs the ratio is {excess:.3g} times that of the medians, "
+        f"over {FLATTERY_MAX:g}",
+    )
+
+
+def claim(ratio: float, interval: Interval) -> Literal["faster", "slower"] | None:
+    """What a speed-up shows: only if its interval excludes 1 and the difference is at least 1 %."""
+    if interval.low > 1 and ratio >= 1 + LEAST_SPEEDUP:
+        return "faster"
+    if interval.high < 1 and ratio <= 1 - LEAST_SPEEDUP:
+        return "slower"
+    return None
 
 
 def widest_half_width(ratio: float) -> float:
@@ -119,7 +160,7 @@ def describe(processes: Sequence[Process], name: str) -> dict[str, Any]:
         "spread": spread(processes, name),
         "drift": drift(processes, name),
         "load_ms": [graph["load_ms"] for graph in graphs],
-        "cold_start_ms": [graph["cold_start_ms"] for graph in graphs],
+        "first_run_ms": [graph["first_run_ms"] for graph in graphs],
         "warm_up": [graph["warm_up"] for graph in graphs],
         "timed_s": float(runs.sum()) / 1e3,
         "num_inputs": graphs[0]["num_inputs"],
@@ -156,6 +197,7 @@ def noise(processes: Sequence[Process], name: str) -> tuple[str, ...]:
         ("drift within a process", found["drift"], DRIFT_MAX),
         ("time stolen by other guests", steal(processes), STEAL_MAX),
         ("clock change under load", clock_change(processes), CLOCK_CHANGE_MAX),
+        ("share of the cores taken by other processes", foreign_load(processes), FOREIGN_MAX),
     )
     reasons = [f"noise: {what} is {value:.3g}, over {most:g}" for what, value, most in checks if value > most]
     return (*reasons, *throttling(processes))
@@ -205,6 +247,7 @@ def throttling(processes: Sequence[Process]) -> tuple[str, ...]:
             reasons.append("throttled: the core throttle counter rose")
         if _pi_flags(after) & 0xF or _pi_flags(after) & ~_pi_flags(before):
             reasons.append(f"throttled: get_throttled says {after['pi_throttled']}")
+        reasons += cooling([before, after])
     return tuple(dict.fromkeys(reasons))
 
 
@@ -239,9 +282,15 @@ def _block_ratio(process: Process, name: str, against: str) -> float:
 
 
 def _percentile_ratio(
-    processes: Sequence[Process], name: str, against: str, fraction: float
+    processes: Sequence[Process], name: str, against: str, fraction: float, level: float
 ) -> dict[str, float | None]:
-    mine, theirs = (process_percentiles(processes, graph, fraction) for graph in (name, against))
-    value, interval = statistics.mean_of_logs([b / a for a, b in zip(mine, theirs, strict=True)])
+    ratios = _process_ratios(processes, name, against, fraction)
+    value, interval = statistics.mean_of_logs(ratios, level=level)
     ends = (interval.low, interval.high) if interval else (None, None)
     return {"value": value, "low": ends[0], "high": ends[1]}
+
+
+def _process_ratios(processes: Sequence[Process], name: str, against: str, fraction: float) -> list[float]:
+    """Percentile of `against` / percentile of `name`, per process."""
+    mine, theirs = (process_percentiles(processes, graph, fraction) for graph in (name, against))
+    return [b / a for a, b in zip(mine, theirs, strict=True)]

@@ -40,7 +40,8 @@ class Protocol(Config):
     block: int = 10
     batch: int = 1
     warm_up: WarmUp = WarmUp()
-    memory_processes: int = 3
+    memory_processes: int = MIN_PROCESSES
+    """Fresh processes with one graph each, for peak memory and cold start."""
     memory_runs: int = 20
     cooldown_s: float = 5.0
     """Pause before the one retry of a noisy session."""
@@ -49,11 +50,20 @@ class Protocol(Config):
     """How far a session may grow while a speed-up's interval is too wide to be judged (sequential rule)."""
     deadline_s: float = 3600.0
     """Of one process on the target."""
+    part_bytes: int = 64 << 20
+    """Images go to the target in parts of at most so many bytes ..."""
+    part_images: int = 8192
+    """... and so many images: what a lost link costs."""
+    energy_processes: int = 1
+    """Where the target has a sensor; each idles twice and runs every graph."""
+    energy_s: float = 10.0
+    """How long each of those stretches is; shorter ones a sensor does not resolve."""
 
     @model_validator(mode="after")
     def _possible(self) -> Protocol:
         counts = (self.min_count, self.num_processes, self.min_rounds, self.block, self.batch)
-        if min(counts) < 1 or self.memory_processes < 1 or self.deadline_s <= 0:
+        parts = (self.part_bytes, self.part_images)
+        if min(*counts, *parts) < 1 or self.memory_processes < 1 or self.deadline_s <= 0:
             raise ValueError("counts and the deadline must be positive")
         return self
 
@@ -91,11 +101,33 @@ PROTOCOLS: dict[str, Protocol] = {
             memory_processes=1,
             cooldown_s=0,
             retry=False,
+            energy_processes=0,
         ),
-        Protocol(name="rapid", min_duration_s=6, min_count=64, warm_up=WarmUp(max_s=2), cooldown_s=2),
+        Protocol(
+            name="rapid",
+            min_duration_s=6,
+            min_count=64,
+            warm_up=WarmUp(max_s=2),
+            cooldown_s=2,
+            energy_processes=0,
+        ),
         Protocol(name="quick", min_duration_s=10, min_count=128),
-        Protocol(name="normal", min_duration_s=60, min_count=1024, min_rounds=20, cooldown_s=20),
-        Protocol(name="mlperf", min_duration_s=600, min_count=1024, min_rounds=20, cooldown_s=60),
+        Protocol(
+            name="normal",
+            min_duration_s=60,
+            min_count=1024,
+            min_rounds=20,
+            cooldown_s=20,
+            energy_processes=MIN_PROCESSES,
+        ),
+        Protocol(
+            name="mlperf",
+            min_duration_s=600,
+            min_count=1024,
+            min_rounds=20,
+            cooldown_s=60,
+            energy_processes=MIN_PROCESSES,
+        ),
     )
 }
 

@@ -1,4 +1,4 @@
-"""Measures a set of artifacts on one target: accuracy, memory, then one interleaved latency session."""
+"""Measures a set of artifacts on one target: answers, memory, one interleaved latency session, energy."""
 
 from __future__ import annotations
 
@@ -10,21 +10,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from edgekd.core.classes import places
 from edgekd.core.digest import of_data, of_file
-from edgekd.core.durable import replacing, write_text
-from edgekd.core.errors import ModelError, UsageError
+from edgekd.core.durable import write_text
+from edgekd.core.errors import DataError, ModelError, TargetError, UsageError
 from edgekd.core.measurement import Measurement
 from edgekd.core.seed import derive
-from edgekd.measure import accuracy, assemble, latency, memory
+from edgekd.measure import accuracy, assemble, energy, latency, memory
+from edgekd.measure.answers import Asked, Sets, entry_of, open_sets
 from edgekd.measure.device import Device, open_device
-from edgekd.measure.findings import Answers, Emit, Findings, Item, Journal, utc_now
+from edgekd.measure.findings import Answers, Emit, Findings, HostAnswers, Item, Journal, utc_now
 from edgekd.measure.protocol import Protocol
+from edgekd.targets.local import LocalTarget
 from edgekd.targets.target import Target
 
 __all__ = ["Item", "measure_session"]
 
-_LOGITS = "logits.npy"
 LATENCY = "latency.json"
+HOST = "host"
+"""Folder of what this machine answered, beside the target's own logits."""
 
 
 def measure_session(
@@ -39,19 +45,27 @@ def measure_session(
     emit: Emit,
     seed: int,
 ) -> list[Measurement]:
-    """Measure every item on `target`; `labels` are the class names, `baselines` items to compare with.
+    """Measure every item on `target`; `labels` are the data's classes, `baselines` items to compare with.
 
     Leaves `<target>/<subject>.logits.npy` (float32 `[N, C]`) and `<target>/latency.json` (raw samples) in
-    `folder`. Each process's raw result goes through `journal`, so a killed session goes on where it was.
+    `folder`. Each process's raw result goes through `journal`, so a killed session goes on where it was; so
+    does one that lost its target, part by part of the images. An emulated device is asked for answers only:
+    its times and its memory are not those of what it imitates. Of a target that is another machine, the same
+    artifacts answer here, too.
     Raises `UsageError` for items that do not fit together, `ModelError` and `DataError` for what cannot be
     run, `TargetError` when the target or the agent is lost.
     """
     _check(items, baselines, labels)
-    with open_device(target) as device:
-        work = _Work(items, device, protocol, len(labels), folder / target.name, journal, emit, seed)
-        work.ask_all()
-        work.weigh_all()
-        work.time_all()
+    with open_sets(items, protocol) as sets:
+        with open_device(target) as device:
+            work = _Work(items, sets, device, protocol, labels, folder / target.name, journal, emit, seed)
+            work.ask_all()
+            if not work.found.emulated:
+                work.weigh_all()
+                work.time_all()
+                work.power_all()
+        if target.kind != "local":
+            work.ask_host()
         work.finish()
     _write_samples(work.folder / LATENCY, work.found)
     return assemble.measurements(items, baselines, tuple(labels), work.found, folder.name)
@@ -64,6 +78,8 @@ def _check(items: Sequence[Item], baselines: Sequence[str], labels: Sequence[str
     for name in names:
         if names.count(name) > 1 or Path(name).name != name or name.startswith("."):
             raise UsageError(f"`{name}` cannot name a row: it names a file and must be unique")
+    for item in items:
+        places(item.labels, labels, whose=f"`{item.subject.name}`'s")
     for baseline in baselines:
         if baseline not in names:
             raise UsageError(f"`{baseline}` is not among what is measured", choices=names)
@@ -75,16 +91,17 @@ class _Work:
     def __init__(
         self,
         items: Sequence[Item],
+        sets: Sets,
         device: Device,
         protocol: Protocol,
-        num_classes: int,
+        labels: Sequence[str],
         folder: Path,
         journal: Journal,
         emit: Emit,
         seed: int,
     ) -> None:
-        self.items, self.device, self.protocol = items, device, protocol
-        self.num_classes, self.folder, self._emit = num_classes, folder, emit
+        self.items, self.sets, self.device, self.protocol = items, sets, device, protocol
+        self.labels, self.folder, self._emit = tuple(labels), folder, emit
         self.found = Findings(device.target, protocol, seed)
         self._journal, self._done = journal, 0
         self._graphs: dict[str, Item] = {}
@@ -93,7 +110,8 @@ class _Work:
         backends = {item.subject.backend for item in items}
         self._scope = of_data([device.target.facts(), protocol.model_dump(mode="json"), seed])[:12]
         runs = (len(self._graphs) + len(backends)) * protocol.memory_processes
-        self._total = len(items) + runs + protocol.num_processes
+        asked = sets.num_answers * (1 if device.target.kind == "local" else 2)
+        self._total = asked + runs + protocol.num_processes
 
     def _identify(self, item: Item) -> None:
         """Give the item's graph the name of the first subject with the same file."""
@@ -106,59 +124,86 @@ class _Work:
         self.found.graph_of[item.subject.name] = first.subject.name
 
     def _once(self, key: str, text: str, ask: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-        """One process, remembered under `key`; its facts are noted, its answer returned."""
+        """One process on the target, remembered under `key`; its facts are noted, its answer returned."""
+        answer = self._remembered(key, text, ask)
+        self.found.note(answer)
+        return answer
+
+    def _remembered(self, key: str, text: str, ask: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
         self._emit({"event": "progress", "done": self._done, "total": self._total, "text": text})
         name = f"{self.device.target.name}/{self._scope}/{key}"
         answer: Mapping[str, Any] = self._journal(name, lambda: {**ask(), "taken_at": utc_now()})
         self._done += 1
-        self.found.note(answer)
         return answer
 
     def finish(self) -> None:
         self._emit({"event": "progress", "done": self._total, "total": self._total, "text": "measured"})
 
-    # --- accuracy -------------------------------------------------------------------------------------------
+    # --- answers --------------------------------------------------------------------------------------------
 
     def ask_all(self) -> None:
         """Every item over its whole evaluation set."""
+        asked = Asked(self.sets, self.device, self.protocol, self.folder, self._once)
+        asked.ask("accuracy", "accuracy")
         for item in self.items:
-            self.found.answers[item.subject.name] = self._answers(item)
+            self.found.answers[item.subject.name] = self._answers(item, asked)
 
-    def _answers(self, item: Item) -> Answers:
-        name, path = item.subject.name, self.folder / f"{item.subject.name}.logits.npy"
-        labels = accuracy.read_labels(item.evalset, self.num_classes)
-        content = [
-            of_file(item.path),
-            of_file(item.evalset / "images.npy"),
-            item.preprocess.model_dump(mode="json"),
-        ]
-        key = f"accuracy/{name}/{of_data(content)[:24]}"
-        answer = self._once(key, f"accuracy of {name}", lambda: self._ask(item, path))
-        if not path.is_file() or of_file(path) != answer["logits_sha256"]:
-            answer = self._once(f"{key}/{utc_now()}", f"accuracy of {name}", lambda: self._ask(item, path))
-        logits = accuracy.read_array(path)
-        accuracy.check_logits(logits, labels, self.num_classes, name)
-        profile = answer["result"]["profile"]
-        return Answers(accuracy.predictions(logits), labels, profile["unexpected"], profile["ops"])
+    def _answers(self, item: Item, asked: Asked) -> Answers:
+        labels, logits = accuracy.read_labels(item.evalset, len(self.labels)), asked.logits(item)
+        own, profile = item.labels or self.labels, asked.profile(item)
+        accuracy.check_logits(logits, labels, len(own), item.subject.name)
+        return Answers(
+            accuracy.predictions(logits, own, self.labels),
+            labels,
+            profile["unexpected"],
+            profile["ops"],
+            len(self.labels) - len(own),
+        )
 
-    def _ask(self, item: Item, path: Path) -> dict[str, Any]:
-        entry = self._entry(item)
-        answer = self.device.call("accuracy", [entry], out=_LOGITS, **self._common())
-        with replacing(path) as temporary:
-            self.device.pull(_LOGITS, temporary)
-        return {**answer, "logits_sha256": of_file(path)}
+    def ask_host(self) -> None:
+        """The same artifacts on this machine: what differs, the target computes differently."""
+        try:
+            with open_device(LocalTarget(name=HOST)) as host:
+                for item in self.items:
+                    self.found.host[item.subject.name] = self._host_answers(item, host)
+        except TargetError as error:
+            for item in self.items:
+                self.found.host.setdefault(item.subject.name, f"this machine cannot be asked: {error.what}")
+
+    def _host_answers(self, item: Item, host: Device) -> HostAnswers | str:
+        """Of one item at a time, so that one which this machine cannot run spoils no other."""
+        with open_sets([item], self.protocol) as sets:
+            told: list[Mapping[str, Any]] = []
+
+            def once(key: str, text: str, ask: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+                told.append(self._remembered(key, text, ask))
+                return told[-1]
+
+            asked = Asked(sets, host, self.protocol, self.folder / HOST, once)
+            try:
+                asked.ask(HOST, "accuracy on this machine")
+            except (ModelError, DataError) as error:
+                return f"this machine cannot run it: {error.what}"
+            here, there = asked.logits(item), accuracy.read_array(self._logits_path(item))
+        own = item.labels or self.labels
+        facts = {**told[0]["facts"], "versions": told[0]["versions"]}
+        return HostAnswers(accuracy.predictions(here, own, self.labels), _apart(here, there), facts)
+
+    def _logits_path(self, item: Item) -> Path:
+        return self.folder / f"{item.subject.name}.logits.npy"
 
     # --- memory ---------------------------------------------------------------------------------------------
 
     def weigh_all(self) -> None:
-        """Every distinct graph in fresh processes, and the runtime's own need beside."""
+        """Every distinct graph in fresh processes of its own, and the runtime's own need beside."""
         baselines = {
             backend: self._weigh(f"baseline-{backend}", partial(self.device.baseline, backend))
             for backend in sorted({item.subject.backend for item in self.items})
         }
         for item in self._graphs.values():
-            processes = self._weigh(item.subject.name, partial(self._entry, item, images=False))
+            processes = self._weigh(item.subject.name, partial(entry_of, self.device, item))
             self.found.memory[item.subject.name] = memory.peak(processes, baselines[item.subject.backend])
+            self.found.cold_start[item.subject.name] = memory.cold_start(processes)
 
     def _weigh(self, name: str, entry: Callable[[], dict[str, Any]]) -> list[memory.Process]:
         def ask() -> dict[str, Any]:
@@ -203,7 +248,7 @@ class _Work:
 
     def _ask_times(self, number: int, cool_s: float) -> dict[str, Any]:
         time.sleep(cool_s)
-        entries = [self._entry(item) for item in self._graphs.values()]
+        entries = self._timed_entries()
         seed = derive(self.found.seed, "latency", self.device.target.name, number) % 2**32
         return self.device.call("latency", entries, seed=seed, **self._common())
 
@@ -221,21 +266,58 @@ class _Work:
             reasons += [f"{one} / {other}: {problem}" for problem in problems if problem.startswith("noise")]
         return reasons
 
+    # --- energy ---------------------------------------------------------------------------------------------
+
+    def power_all(self) -> None:
+        """All distinct graphs one after another, idling before and after, where power can be read."""
+        source = energy.source_of(self.device.target, self.found.facts[0], self.protocol)
+        try:
+            if isinstance(source, energy.Source):
+                self._power(source)
+        except DataError as error:  # of a meter's file: no other measurement depends on it
+            source = str(error)
+        self.found.energy_source = source
+
+    def _power(self, source: energy.Source) -> None:
+        self._total += self.protocol.energy_processes
+        for number in range(self.protocol.energy_processes):
+            key, text = f"energy/{number}", f"energy by {source.name}"
+            self.found.energy.append(self._once(key, text, partial(self._ask_power, source))["result"])
+
+    def _ask_power(self, source: energy.Source) -> dict[str, Any]:
+        asked = time.time()
+        answer = self.device.call(
+            "energy",
+            self._timed_entries(),
+            seconds=self.protocol.energy_s,
+            period_s=energy.PERIOD_S,
+            external=source.meter is not None,
+            seed=self.found.seed % 2**32,
+            **self._common(),
+        )
+        if source.meter is None:
+            return answer
+        return {**answer, "result": energy.with_meter(answer["result"], source.meter, asked, time.time())}
+
     def _common(self) -> dict[str, Any]:
         return self.protocol.request()
 
-    def _entry(self, item: Item, images: bool = True) -> dict[str, Any]:
-        return self.device.artifact(
-            item.subject.name,
-            item.path,
-            backend=item.subject.backend,
-            images=item.evalset / "images.npy" if images else None,
-            preprocess=item.preprocess,
-        )
+    def _timed_entries(self) -> list[dict[str, Any]]:
+        return [entry_of(self.device, item, self.sets.of(item).some()) for item in self._graphs.values()]
+
+
+def _apart(here: accuracy.Logits, there: accuracy.Logits) -> float:
+    """Largest difference of a logit, relative to the largest; 0 where nothing finite can be compared."""
+    finite = np.isfinite(here) & np.isfinite(there)
+    largest = float(np.abs(there[finite]).max(initial=0.0))
+    return float(np.abs(here[finite] - there[finite]).max(initial=0.0)) / largest if largest else 0.0
 
 
 def _write_samples(path: Path, found: Findings) -> None:
     """Raw samples by process and row, in nanoseconds; a row that shares a graph points to whose it is."""
+    if not found.processes:
+        path.unlink(missing_ok=True)
+        return
     processes = [
         {"rows": process["graphs"], "state": process["state"], "span_s": process["span_s"]}
         for process in found.processes

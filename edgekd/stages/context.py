@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,10 @@ class Data:
     def cache_folder(self, name: str) -> Path:
         """A folder of the store's evictable area."""
         return self._store.cache_folder(name)
+
+    def of_classes(self, own: tuple[str, ...]) -> Data:
+        """The images of these classes alone, as `Dataset.of_classes` takes them."""
+        return Data(self.dataset.of_classes(own), self.source, self._store)
 
     @property
     def digest(self) -> str:
@@ -102,3 +106,7 @@ class StageContext:
     target_facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     basis: Mapping[str, Any] = field(default_factory=dict)
     """What any result of the step depends on beside its inputs: code, libraries, threads, number type."""
+
+    def of_classes(self, own: tuple[str, ...]) -> StageContext:
+        """The same with the images of these classes alone, numbered in this order."""
+        return self if own == self.data.dataset.classes else replace(self, data=self.data.of_classes(own))

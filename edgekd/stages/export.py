@@ -87,7 +87,7 @@ def _fidelity(context: StageContext, model: Model, file: str, backend: str) -> d
     from edgekd.measure.probes import predict
     from edgekd.stages.model_files import accuracy, evaluation_arrays, val_logits
 
-    images, labels = evaluation_arrays(context, model.spec.preprocess, "val")
+    images, _ = evaluation_arrays(context, model.spec.preprocess, "val")
     logits = predict(
         context.folder / file, images, model.spec.preprocess, context.targets[0], backend=backend
     )
@@ -100,8 +100,8 @@ def _fidelity(context: StageContext, model: Model, file: str, backend: str) -> d
             fix="this is a defect of the export or the runtime; please report it with the recipe",
         )
     return {
-        "val_accuracy": accuracy(logits, labels),
-        "val_accuracy_torch": accuracy(expected, labels),
+        "val_accuracy": accuracy(context, model, logits),
+        "val_accuracy_torch": accuracy(context, model, expected),
         "val_agreement": agreement,
         "val_mean_difference": float(np.abs(logits - expected).mean()),
     }

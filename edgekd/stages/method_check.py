@@ -81,7 +81,7 @@ def _taps(step: KnownStep | None) -> tuple[str, ...] | None:
 
 
 def _labels(lineup: Lineup, classes: tuple[str, ...] | None) -> dict[str, tuple[str, ...] | None]:
-    """Role -> classes: a shipped model has its own, every other network is made for the data's."""
+    """Role -> classes: a teacher may have its own, every other network is made for the data's."""
     return {
         role: (trial_labels([step])[0] if step is not None else None) or classes
         for role, step in lineup.steps.items()

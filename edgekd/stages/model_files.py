@@ -13,6 +13,7 @@ from edgekd.core.artifact import Artifact
 from edgekd.core.digest import files_below
 from edgekd.core.preprocess import Preprocess
 from edgekd.data.split import Split
+from edgekd.measure.accuracy import predictions
 from edgekd.stages.context import Data, StageContext
 from edgekd.stages.stage import Product
 
@@ -72,14 +73,16 @@ def val_logits(context: StageContext, model: Model) -> npt.NDArray[np.float32]:
         return predict_logits(model.module, Normalize(model.spec.preprocess), images)
 
 
-def accuracy(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
-    return float((logits.argmax(1) == labels).mean())
+def accuracy(context: StageContext, model: Model, logits: npt.NDArray[np.float32]) -> float:
+    """Of these answers of the model to val, in [0, 1]: an image of a class that it lacks is one it misses."""
+    _, labels = evaluation_arrays(context, model.spec.preprocess, "val")
+    answers = predictions(logits, model.spec.labels, context.data.dataset.classes)
+    return float((answers == labels).mean())
 
 
 def score(context: StageContext, model: Model) -> float:
     """Accuracy on val, in [0, 1]."""
-    _, labels = evaluation_arrays(context, model.spec.preprocess, "val")
-    return accuracy(val_logits(context, model), labels)
+    return accuracy(context, model, val_logits(context, model))
 
 
 def save_scored(context: StageContext, model: Model, facts: Mapping[str, Any]) -> Product:

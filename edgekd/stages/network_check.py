@@ -103,16 +103,14 @@ def trial_taps(steps: Sequence[KnownStep]) -> list[list[str]] | None:
 
 
 def trial_labels(steps: Sequence[KnownStep]) -> list[tuple[str, ...] | None]:
-    """The class names of each step's model; None where only the data knows them."""
+    """The class names of each step's model; None: those of the data."""
     return [_labels(origin(step)) for step in steps]
 
 
 def _labels(step: KnownStep) -> tuple[str, ...] | None:
-    from edgekd.networks.shipped import shipped_spec
-
-    name = getattr(step.config, "model", None) if step.stage == "teacher" else None
     try:
-        return shipped_spec(name).labels if name is not None else None
+        labels: tuple[str, ...] | None = step.config.own_labels() if step.stage == "teacher" else None
+        return labels
     except UsageError:
         return None  # told where the model is named
 

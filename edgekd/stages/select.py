@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,7 +14,8 @@ from edgekd.core.errors import UsageError
 from edgekd.search.strategy import STRATEGIES
 from edgekd.stages.context import StageContext
 from edgekd.stages.latency import LatencyConfig, SpaceKey
-from edgekd.stages.stage import Input, Inputs, Product, Stage, StageConfig
+from edgekd.stages.method_check import Lineup, check_methods
+from edgekd.stages.stage import Input, Inputs, KnownData, KnownStep, Product, Stage, StageConfig
 from edgekd.stages.student import SPEC, architecture
 from edgekd.stages.training_settings import DistillingConfig, estimate
 
@@ -150,6 +151,11 @@ def _remeasure(context: StageContext, config: SelectConfig, table: LatencyTable)
     return remeasure
 
 
+def check(data: KnownData, config: SelectConfig, known: Mapping[str, Sequence[KnownStep]]) -> None:
+    """Raise `UsageError` with everything that the short training needs and the recipe does not give."""
+    check_methods(data, config, Lineup(None, tuple(known.get("teacher", ()))))
+
+
 STAGE = Stage(
     name="select",
     summary="the student that scores best within the budget",
@@ -173,4 +179,5 @@ STAGE = Stage(
     libraries=("torch", "numpy"),
     before=before,
     estimate=lambda config, num_images: 4 * estimate(config, num_images) + 10.0,
+    check=check,
 )

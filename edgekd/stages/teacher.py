@@ -5,10 +5,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
+from edgekd.core.classes import places
 from edgekd.core.config import Config
 from edgekd.core.errors import ModelError
 from edgekd.core.preprocess import Preprocess
@@ -41,6 +42,9 @@ class PreprocessConfig(Config):
         return self
 
 
+ClassName = Annotated[str, Field(coerce_numbers_to_str=True)]
+
+
 class TeacherConfig(TrainingConfig):
     """One source: `model`, `network` (trained, or with `weights`), `torchvision`, `onnx` or `python`."""
 
@@ -54,6 +58,12 @@ class TeacherConfig(TrainingConfig):
         None, description="a .safetensors or state-dict file, or `published` (torchvision's own)"
     )
     prefix: str | None = Field(None, description="key prefix of the weights file to strip, as `module.`")
+    labels: tuple[ClassName, ...] | None = Field(
+        None,
+        min_length=2,
+        description="the classes it knows, in the order of its outputs; default: the data's. One that is "
+        "trained sees the images of these classes only",
+    )
     preprocess: PreprocessConfig | None = Field(None, description="what the network expects of its input")
     accept_poor: bool = Field(False, description="go on with a teacher that scores near chance on val")
 
@@ -65,6 +75,16 @@ class TeacherConfig(TrainingConfig):
             raise ValueError(f"a teacher has exactly one of {', '.join(_SOURCES)} (given: {said})")
         return self
 
+    @model_validator(mode="after")
+    def _distinct_labels(self) -> TeacherConfig:
+        names = self.labels or ()
+        if names and self.model is not None:
+            raise ValueError("`labels`: a shipped model has its own; leave them out")
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"`labels` names the class `{name}` twice")
+        return self
+
     def files(self) -> Sequence[Path]:
         paths = [self.onnx, *(python_file(name) for name in (self.python, self.network) if name)]
         if self.weights is not None and self.weights != "published":
@@ -73,6 +93,14 @@ class TeacherConfig(TrainingConfig):
             folder = shipped_models()[self.model]
             paths += [folder / "spec.yaml", folder / "weights.safetensors"]
         return [path for path in paths if path is not None]
+
+    def own_labels(self) -> tuple[str, ...] | None:
+        """The classes it knows; None: the data's. Raises `UsageError`."""
+        if self.model is None:
+            return self.labels
+        from edgekd.networks.shipped import shipped_spec
+
+        return shipped_spec(self.model).labels
 
     def trial(self) -> nn.Module | None:
         """The network on no device, for checks; None where only a run knows it. Raises `ModelError`."""
@@ -112,12 +140,21 @@ def run(context: StageContext, config: TeacherConfig, inputs: Inputs) -> Product
     model, history, note = _model(context, config)
     if not config.accept_poor:
         check_teacher(context, model)
-    return save_scored(context, model, {"history": history, "num_epochs": len(history), "origin": note})
+    facts = {"history": history, "num_epochs": len(history), "origin": note}
+    return save_scored(context, model, {**facts, **_titled(context, model)})
+
+
+def _titled(context: StageContext, model: Model) -> dict[str, str]:
+    """The title of the row of a teacher that does not know all classes."""
+    known, total = len(model.spec.labels), len(context.data.dataset.classes)
+    return {"row_title": f"teacher (knows {known} of {total} classes)"} if known < total else {}
 
 
 def _model(context: StageContext, config: TeacherConfig) -> tuple[Model, list[Mapping[str, Any]], str]:
     if config.model is not None:
-        return _shipped(context, config.model), [], f"shipped model {config.model}"
+        from edgekd.networks.shipped import load_shipped
+
+        return load_shipped(config.model), [], f"shipped model {config.model}"
     if config.onnx is not None:
         return _graph(context, config, config.onnx), [], f"graph {config.onnx.name}"
     if config.weights is not None:
@@ -143,19 +180,15 @@ def _built(context: StageContext, config: TeacherConfig) -> Model:
     return build_model(_spec(context, config), trust_code=context.trust_code)
 
 
-def _shipped(context: StageContext, name: str) -> Model:
-    from edgekd.networks.shipped import load_shipped
-
-    model = load_shipped(name)
-    _check_classes(name, model.spec, context.data.dataset.classes)
-    return model
-
-
-def _check_classes(name: str, spec: ModelSpec, classes: tuple[str, ...]) -> None:
-    if spec.labels != classes:
+def _check_labels(config: TeacherConfig, classes: tuple[str, ...]) -> None:
+    """Raise `UsageError` for a class that the data lack."""
+    own = config.own_labels() or ()
+    if config.model is None:
+        places(own, classes, whose="`labels`:")
+    elif not set(own) <= set(classes):
         raise ModelError(
-            f"the shipped model knows {len(spec.labels)} other classes than the data's {len(classes)}",
-            where=f"teacher.model = {name}",
+            f"the shipped model knows {len(own)} other classes than the data's {len(classes)}",
+            where=f"teacher.model = {config.model}",
             choices=shipped_models(),
             fix="train a teacher on these data (`teacher: {network: ...}`), or use the data of the model",
         )
@@ -164,17 +197,15 @@ def _check_classes(name: str, spec: ModelSpec, classes: tuple[str, ...]) -> None
 def check(data: KnownData, config: TeacherConfig, known: Mapping[str, Sequence[KnownStep]]) -> None:
     """Raise `UsageError` for a network that cannot be built, or that knows other classes than the data."""
     config.trial()
-    if config.model is not None and data.outline is not None:
-        from edgekd.networks.shipped import shipped_spec
-
-        _check_classes(config.model, shipped_spec(config.model), data.outline.classes)
+    if data.outline is not None:
+        _check_labels(config, data.outline.classes)
 
 
 def _spec(context: StageContext, config: TeacherConfig) -> ModelSpec:
     from edgekd.stages.model_files import default_preprocess
 
-    dataset = context.data.dataset
-    preprocess = default_preprocess(context.data)
+    labels = config.labels or context.data.dataset.classes
+    preprocess = default_preprocess(context.of_classes(labels).data)
     if config.preprocess is not None:
         given = config.preprocess.model_dump(exclude_none=True)
         preprocess = type(preprocess).model_validate({**preprocess.model_dump(), **given})
@@ -185,10 +216,8 @@ def _spec(context: StageContext, config: TeacherConfig) -> ModelSpec:
         args["weights"] = "published"
     if config.onnx is not None:
         args["file"] = str(config.onnx)
-    network = NetworkSpec(
-        name=name, args=args, num_classes=len(dataset.classes), in_channels=preprocess.num_channels
-    )
-    return ModelSpec(network=network, preprocess=preprocess, labels=dataset.classes)
+    network = NetworkSpec(name=name, args=args, num_classes=len(labels), in_channels=preprocess.num_channels)
+    return ModelSpec(network=network, preprocess=preprocess, labels=labels)
 
 
 def _loaded(context: StageContext, config: TeacherConfig) -> Model:

@@ -42,6 +42,8 @@ def train(
 ) -> History:
     """Train `model` in place; returns one entry an epoch, without anything that depends on the clock.
 
+    It sees the images of the classes that it knows, in training and for the accuracy of its epochs.
+
     `num_epochs` overrides the configuration's `epochs` and `time`. Resumes from the step's folder. world: the
     processes that share the training, if this is one of several. Raises `UsageError` first where the methods
     cannot run on these networks.
@@ -50,6 +52,7 @@ def train(
     from edgekd.train.seeding import reproducible
     from edgekd.train.world import ALONE
 
+    context = context.of_classes(model.spec.labels)
     if world is None:
         _check(context, config, model, teachers, settings)
     if config.processes > 1 and world is None:

@@ -3,9 +3,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
+from edgekd.core.errors import DataError, UsageError
 from edgekd.data.array_images import ArrayImages
-from edgekd.data.split import Image, Split
+from edgekd.data.split import Dataset, Image, Split
 from tests.data.making import array_split, random_pixels
 
 
@@ -63,9 +65,57 @@ class Counting:
         self.calls += 1
         return self.images.get(indices)
 
+    def take(self, rows: npt.NDArray[np.int64]) -> ArrayImages:
+        return self.images.take(rows)
+
 
 def test_a_digest_asks_for_images_in_bulk() -> None:
     images = Counting(random_pixels(3000, 2, 2, 1))
     digest = Split("a", images, np.zeros(3000, np.int64)).digest()
     assert images.calls <= 3
     assert digest == Split("a", images.images, np.zeros(3000, np.int64)).digest()
+
+
+# ---- Some of the classes -------------------------------------------------------------------------
+
+
+def of_three_classes(*, val: Sequence[int] = (0, 1, 2)) -> Dataset:
+    """Every image is filled with ten times its label."""
+
+    def split(name: str, labels: Sequence[int]) -> Split:
+        numbers = np.array(labels, np.int64)
+        pixels = np.broadcast_to((10 * numbers)[:, None, None, None], (len(numbers), 2, 2, 1))
+        ids = tuple(f"{name}{row}" for row in range(len(numbers)))
+        return Split(name, ArrayImages(pixels.astype(np.uint8)), numbers, ids)
+
+    return Dataset(
+        train=split("train", [0, 1, 2, 2, 1, 0]),
+        val=split("val", val),
+        calibration=split("calibration", [2, 1]),
+        test=split("test", [0]),
+        classes=("cat", "dog", "eel"),
+        channels=1,
+        image_size=(2, 2),
+        unlabeled=split("unlabeled", [-1, -1]),
+    )
+
+
+def test_some_of_the_classes_are_numbered_in_their_own_order() -> None:
+    dataset = of_three_classes()
+    part = dataset.of_classes(("eel", "cat"))
+    assert part.classes == ("eel", "cat")
+    assert part.train.labels.tolist() == [1, 0, 0, 1]
+    assert [int(image[0, 0, 0]) for image in part.train.images.get(range(4))] == [0, 20, 20, 0]
+    assert part.train.ids == ("train0", "train2", "train3", "train5")
+    assert [len(split) for split in part.splits] == [4, 2, 1, 1, 2], "unlabeled images are of no class"
+    assert dataset.of_classes(dataset.classes).digest() == dataset.digest()
+
+
+def test_a_class_that_the_data_lack_is_named() -> None:
+    with pytest.raises(UsageError, match=r"(?s)class `gnu` is not among the 3.*cat, dog, eel"):
+        of_three_classes().of_classes(("eel", "gnu"))
+
+
+def test_classes_without_an_image_to_validate_on_are_refused() -> None:
+    with pytest.raises(DataError, match="val: no image of the classes dog, eel"):
+        of_three_classes(val=[0, 0]).of_classes(("dog", "eel"))

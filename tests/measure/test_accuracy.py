@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekd.core.errors import DataError, ModelError
+from edgekd.core.errors import DataError, ModelError, UsageError
 from edgekd.measure import accuracy
 
 NAMES = ("cat", "dog", "eel")
@@ -27,6 +27,14 @@ def test_logits_that_are_not_finite_are_never_right(broken: float) -> None:
     found = accuracy.accuracy(predicted, np.zeros(3, np.int64))
     assert found.value == pytest.approx(2 / 3)
     assert "1 images" in found.notes[0]
+
+
+def test_answers_in_other_classes_are_told_in_those_of_the_data() -> None:
+    logits = np.array([[5, 1], [1, 5], [np.nan, 1]], np.float32)
+    assert accuracy.predictions(logits, ("eel", "cat"), NAMES).tolist() == [2, 0, accuracy.NOT_FINITE]
+    assert accuracy.predictions(logits, ("cat", "dog"), ("cat", "dog")).tolist() == [0, 1, -1]
+    with pytest.raises(UsageError, match="class `gnu` is not among the 3"):
+        accuracy.predictions(logits, ("eel", "gnu"), NAMES)
 
 
 def test_two_broken_answers_do_not_agree() -> None:

@@ -21,7 +21,7 @@ def process(seed: int = 0, *, rounds: int = 30, noise: float = 0.01, **ms: float
         name: {
             "blocks_ns": (value * 1e6 * (1 + noise * generator.exponential(size=(rounds, 10)))).tolist(),
             "load_ms": 1.0,
-            "cold_start_ms": 2.0,
+            "first_run_ms": 2.0,
             "warm_up": {"runs": 10, "s": 0.5, "settled": True},
             "num_inputs": 8,
         }

@@ -5,9 +5,11 @@ The machine that runs the tests may be busy, so nothing here asserts a time or t
 
 from __future__ import annotations
 
+import hashlib
 import json
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,13 @@ PROTOCOL = Protocol(
     memory_runs=2,
     cooldown_s=0,
     retry=False,
+)
+TIMED: tuple[Quantity, ...] = (
+    "latency_p50_ms",
+    "latency_p90_ms",
+    "cold_start_ms",
+    "memory_bytes",
+    "energy_mj",
 )
 ONE = PROTOCOL.model_copy(update={"num_processes": 1, "memory_processes": 1, "min_duration_s": 0.05})
 
@@ -62,6 +71,7 @@ class Setup:
     events: list[dict[str, Any]] = field(default_factory=list)
     target: LocalTarget = field(default_factory=lambda: LocalTarget(name="local"))
     protocol: Protocol = PROTOCOL
+    classes: tuple[str, ...] = graphs.CLASSES
 
     def measure(self) -> list[Measurement]:
         return measure_session(
@@ -69,7 +79,7 @@ class Setup:
             target=self.target,
             protocol=self.protocol,
             baselines=[item.subject.name for item in self.items],
-            labels=graphs.CLASSES,
+            labels=self.classes,
             folder=self.folder / "session",
             journal=self.journal,
             emit=lambda event: self.events.append(dict(event)),
@@ -117,6 +127,7 @@ def test_every_row_has_every_quantity_once(setup: Setup, measured: list[Measurem
         "worst_class_recall",
         "latency_p50_ms",
         "latency_p90_ms",
+        "cold_start_ms",
         "memory_bytes",
         "size_bytes",
         "energy_mj",
@@ -198,6 +209,26 @@ def test_memory_is_split_into_runtime_and_model(measured: list[Measurement]) -> 
     assert found.protocol["processes"] == 2
 
 
+def test_cold_start_is_loading_and_the_first_run(measured: list[Measurement]) -> None:
+    found = find(measured, "cold_start_ms", "teacher")
+    assert found.interval is not None
+    assert found.n == found.protocol["processes"] == 2
+    sums = [a + b for a, b in zip(found.detail["load_ms"], found.detail["first_run_ms"], strict=True)]
+    assert found.detail["process_ms"] == pytest.approx(sums)
+    assert min(found.detail["import_ms"]) > 0
+    assert found.validity.reasons == ("2 processes, judging needs 5",)
+
+
+def test_answers_have_a_digest(setup: Setup, measured: list[Measurement]) -> None:
+    digests = {
+        name: find(measured, "accuracy", name).detail["predictions_sha256"]
+        for name in ("teacher", "student", "again")
+    }
+    assert digests["student"] == digests["again"] != digests["teacher"]
+    logits = np.load(setup.folder / "session" / "local" / "student.logits.npy", allow_pickle=False)
+    assert digests["student"] == hashlib.sha256(logits.argmax(axis=1).astype("<i4").tobytes()).hexdigest()
+
+
 def test_raw_samples_are_kept_by_process_and_row(setup: Setup, measured: list[Measurement]) -> None:
     sample = find(measured, "latency_p50_ms", "int8").samples
     raw = json.loads((setup.folder / str(sample)).read_text())
@@ -273,11 +304,18 @@ def test_an_emulated_device_proves_answers_but_no_times(
     small: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGEKD_EMULATED", "qemu cortex-a72")
+    twin = graphs.item("twin", small.items[0].path, small.items[0].evalset)
+    small.items.append(twin)
     measured = small.measure()
-    for quantity in ("latency_p50_ms", "latency_p90_ms", "memory_bytes"):
-        validity = find(measured, quantity, "net").validity
-        assert not validity.valid
-        assert "emulated device: qemu cortex-a72" in validity.reasons
+    timed = [find(measured, quantity, "net") for quantity in TIMED]
+    for one in [*timed, find(measured, "speedup", "net", "twin")]:
+        assert one.value is None, one.quantity
+        assert one.interval is None
+        assert one.not_measured == "emulated device: qemu cortex-a72"
+        assert not one.validity.valid
+        assert "emulated device: qemu cortex-a72" in one.validity.reasons
+    assert {key.split("/")[2] for key in small.journal.computed} == {"accuracy"}, "nothing else was asked"
+    assert not (small.folder / "session" / "local" / "latency.json").exists()
     accuracy = find(measured, "accuracy", "net")
     assert accuracy.validity.valid
     assert accuracy.validity.reasons == ("emulated device: qemu cortex-a72",)
@@ -304,6 +342,59 @@ def test_a_silent_fall_back_makes_everything_that_ran_invalid(small: Setup) -> N
         validity = find(measured, quantity, "net").validity
         assert not validity.valid
         assert any(reason.startswith("fall-back") for reason in validity.reasons)
+
+
+def test_a_row_that_knows_some_of_the_classes_gets_no_image_of_the_others_right(
+    small: Setup, graph: Path, evalset: Path
+) -> None:
+    """The same graph twice: over the session's classes, and with its outputs called d, b, a, z."""
+    other = replace(graphs.item("other", graph, evalset), labels=("d", "b", "a", "z"))
+    small.items.append(other)
+    small.classes = (*graphs.CLASSES, "z")
+    small.items[0] = replace(small.items[0], labels=graphs.CLASSES)
+    measured = small.measure()
+    logits = np.load(small.folder / "session" / "local" / "other.logits.npy", allow_pickle=False)
+    labels = np.load(evalset / "labels.npy", allow_pickle=False)
+    answers = np.array([3, 1, 0, 4])[logits.argmax(axis=1)]
+    found = find(measured, "accuracy", "other")
+    assert found.value == pytest.approx((answers == labels).mean())
+    assert found.validity.valid
+    note = "`other` knows 4 of 5 classes and gets no image of the others right"
+    assert note in found.validity.reasons
+    drop = find(measured, "accuracy_drop", "net", "other")
+    assert drop.value == pytest.approx((answers == labels).mean() - (logits.argmax(1) == labels).mean())
+    assert drop.validity.reasons == (note,) and not drop.validity.valid, "it flatters whoever is compared"
+
+
+def test_a_class_that_the_session_lacks_is_refused_before_anything_runs(small: Setup) -> None:
+    small.items[0] = replace(small.items[0], labels=("a", "b", "c", "z"))
+    with pytest.raises(UsageError, match="`net`'s class `z` is not among the 4"):
+        small.measure()
+    assert not small.journal.computed
+
+
+def test_energy_comes_from_the_meter_that_the_target_names(small: Setup, tmp_path: Path) -> None:
+    """A made-up meter that shows 4 W for ten minutes: idling and running alike, so no energy is claimed."""
+    now = time.time()
+    lines = [f"{now - 60 + 0.5 * i},4.0" for i in range(1200)]
+    (tmp_path / "power.csv").write_text("t_epoch_s,watts\n" + "\n".join(lines) + "\n")
+    small.target = LocalTarget(name="local", options={"energy": {"meter": str(tmp_path / "power.csv")}})
+    small.protocol = ONE.model_copy(update={"energy_s": 0.3})
+    found = find(small.measure(), "energy_mj", "net")
+    assert found.detail["source"] == "meter power.csv"
+    assert np.ravel(found.detail["idle_w"]).tolist() == pytest.approx([4.0, 4.0])
+    assert found.detail["load_w"] == pytest.approx([4.0])
+    assert found.not_measured == "running took no more power than idling, as far as meter power.csv tells"
+    assert found.value is None
+
+
+def test_a_meter_that_saw_nothing_costs_no_other_measurement(small: Setup, tmp_path: Path) -> None:
+    (tmp_path / "power.csv").write_text("1,2\n2,3\n")
+    small.target = LocalTarget(name="local", options={"energy": {"meter": str(tmp_path / "power.csv")}})
+    small.protocol = ONE.model_copy(update={"energy_s": 0.05})
+    measured = small.measure()
+    assert "do not cover" in str(find(measured, "energy_mj", "net").not_measured)
+    assert find(measured, "latency_p50_ms", "net").value is not None
 
 
 def test_images_of_another_set_are_not_compared(small: Setup, graph: Path, tmp_path: Path) -> None:

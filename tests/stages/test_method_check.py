@@ -53,6 +53,12 @@ def recipe(
     return f"{top}\nsteps:\n  - " + "\n  - ".join(step for step in steps if step) + "\n"
 
 
+def knowing(labels: str, teacher: str = "network: resnet_cifar, args: {depth: 8, width: 0.25}") -> str:
+    """The top of a recipe whose teacher knows these classes."""
+    return f"data: {{source: digits}}\nteacher: {{{teacher}, labels: {labels}}}"
+
+
+SIX = knowing("[0, 1, 2, 3, 4, 5]")
 TWO = "teacher; teacher: {name: second, network: resnet_cifar, args: {depth: 8}}"
 REFUSED = {
     "no such tap of the student": (
@@ -111,6 +117,42 @@ REFUSED = {
         recipe("method: kd", top=KNOWN.replace("source: digits", "source: fashion_mnist, root: nowhere")),
         ("step `teacher`", "other classes than the data's", "step `distill`: term `kd` compares the logits"),
     ),
+    "a teacher of some of the classes, whose logits are compared": (
+        recipe("method: kd", top=SIX),
+        ("1 problem", "step `distill`: term `kd` compares the logits", "(10 and 6 classes)", "(`lwf` takes"),
+    ),
+    "a teacher of some of the classes, in the search": (
+        recipe("method: lwf", top=SIX, student="select: {}"),
+        ("1 problem", "step `select`: term `kd` compares the logits", "(10 and 6 classes)"),
+    ),
+    "a teacher of some of the classes, in INT8": (
+        recipe("method: lwf", top=SIX, quantize="epochs: 1"),
+        ("1 problem", "step `quantize`: term `kd` compares the logits", "(10 and 6 classes)"),
+    ),
+    "one teacher of some of the classes among several": (
+        recipe(
+            "method: avg-teachers, teachers: [teacher, second]",
+            teachers="teacher; teacher: {name: second, network: resnet_cifar, labels: [0, 1]}",
+        ),
+        ("logits of `student` and `teacher2`, whose classes differ (10 and 2 classes)",),
+    ),
+    "a class that the data lack": (
+        recipe("method: at", top=knowing("[0, 1, ten]")),
+        ("1 problem", "`labels`: class `ten` is not among the 10 of the data", "choices: 0, 1, 2", "alike"),
+    ),
+    "a class that the data lack, of a graph": (
+        recipe("method: none", top=knowing("[0, ten]", "onnx: there.onnx")),
+        ("`labels`: class `ten` is not among the 10 of the data",),
+    ),
+    "a class named twice": (
+        recipe("method: lwf", top=knowing("[0, 1, 0]")),
+        ("`labels` names the class `0` twice",),
+    ),
+    "one class": (recipe("method: lwf", top=knowing("[0]")), ("labels", "at least 2 items")),
+    "classes of a shipped teacher": (
+        recipe("method: lwf", top=knowing("[0, 1]", f"model: {SHIPPED}")),
+        ("a shipped model has its own",),
+    ),
     "a network that cannot be built": (
         recipe("method: {name: takd, assistants: [{network: resnet_cifra}]}"),
         ("step `distill`", "cannot be built", "resnet_cifra", "close names: resnet_cifar"),
@@ -154,12 +196,21 @@ PASSES = {
     "quantization": recipe("method: [kd, at]", quantize="method: [kd, {name: at, taps: {stage2: stage2}}]"),
     "calibration alone": recipe("method: kd", quantize="epochs: 0, method: noisy-student"),
     "the smallest batch": recipe("method: [sp, rkd-d], batch_size: 2"),
+    "a teacher of some of the classes": recipe("method: [lwf, at, sp]", top=SIX, quantize="method: lwf"),
+    "a teacher of some of the classes, in the search": recipe(
+        "method: lwf", top=SIX, student="select: {method: lwf}", quantize="epochs: 0"
+    ),
+    "a teacher of the classes in another order": recipe(
+        "method: lwf", top=knowing("[9, 8, 7, 6, 5, 4, 3, 2, 1, 0]", "python: 'net.py:net', weights: w.pt")
+    ).replace("data:", "trust_code: true\ndata:"),
     "processes": recipe("method: rkd-a, batch_size: 4, processes: 2"),
 }
 
 
 @pytest.mark.parametrize("text", PASSES.values(), ids=PASSES)
 def test_needs_that_are_met_pass(typed: Typed, text: str) -> None:
+    for file in ("net.py", "w.pt"):
+        Path(file).touch()
     assert typed(text) == (0, "")
 
 
@@ -181,6 +232,19 @@ def test_what_only_the_data_tell_is_told_by_plan_and_run(typed: Typed) -> None:
         assert code == 2
         assert "knows 10 other classes than the data's 3" in said
         assert "10 and 3 classes" in said or "3 and 10 classes" in said
+
+
+@pytest.mark.parametrize(("method", "code"), [("lwf", 0), ("kd", 2)])
+def test_a_shipped_teacher_of_some_of_the_classes_needs_no_word(typed: Typed, method: str, code: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (120, 8, 8), dtype=np.uint8)
+    labels = np.arange(120) % 12
+    np.savez("d.npz", x_train=images, y_train=labels, classes=np.array([str(11 - k) for k in range(12)]))
+    text = recipe(
+        f"method: {method}", top=f"data: {{source: arrays, file: d.npz}}\nteacher: {{model: {SHIPPED}}}"
+    )
+    found, said = typed(text, "plan")
+    assert found == code
+    assert ("(12 and 10 classes)" in said) == (code == 2)
 
 
 # ---- Folding -------------------------------------------------------------------------------------
