@@ -13,13 +13,16 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Hundreds of processes start in the tests: each would compile edgekd, and each worker all tests, again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint bench bench-distill docs clean setup
+.PHONY: demo test test-devices lint bench bench-distill docs clean setup
 
 demo: .venv/ready ## one recipe from a teacher to a gated artifact
 	$(BIN)/edgekd run quickstart
 
 test: .venv/ready lint ## everything that must hold
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+test-devices: .venv/ready ## real sshd, adbd, cables and emulated boards; says at the end what could not run
+	$(BIN)/python -m pytest -q -m devices tests/devices
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 
 
 def main() -> None:
-    for name in ("quickstart_seeds.py", "kill_runs.py"):
+    for name in ("quickstart_seeds.py", "kill_runs.py", "agent_overhead.py", "false_passes.py"):
         print(f"--- {name}", flush=True)
         subprocess.run([sys.executable, str(HERE / name)], check=True)
 

@@ -5,8 +5,11 @@ On several workers (`-n auto --dist loadfile`) a test marked `quiet` runs while 
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
+import shutil
+import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +19,9 @@ import pytest
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Nothing here asserts a time that a neighbor could spoil, so no worker waits for another one's timing.
+os.environ["EDGEKD_LEASE_DIR"] = tempfile.mkdtemp(prefix="edgekd-test-lease-")
+atexit.register(shutil.rmtree, os.environ["EDGEKD_LEASE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture

@@ -23,10 +23,12 @@ def command(
     It holds the artifact, labels, preprocessing, card, measurements, digests and a predict.py.
     """
     from edgekd.pipeline.bundle import make_bundle
+    from edgekd.pipeline.rejudge import confirm
     from edgekd.pipeline.run_folder import find_run
     from edgekd.store.store import Store
 
     folder = find_run(Store(store), run)
+    confirm(folder)
     bundle = make_bundle(folder, out or Path(f"{folder.parent.name}-bundle"), force=force)
     typer.echo(
         f"{bundle.folder}: {bundle.manifest.graph} ({bundle.precision}), verdict {bundle.manifest.verdict}"

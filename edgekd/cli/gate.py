@@ -1,4 +1,4 @@
-"""`edgekd gate`: judge a run's measurements again, for CI."""
+"""`edgekd gate`: judge a run's measurements again, for CI; decide what is open; compare with a release."""
 
 from __future__ import annotations
 
@@ -8,12 +8,35 @@ from typing import Annotated
 
 import typer
 
-from edgekd.cli.options import DEFAULT_STORE, JsonOption, RunArgument, SetOption, StoreOption
+from edgekd.cli.options import (
+    DEFAULT_STORE,
+    JsonOption,
+    RunArgument,
+    SetOption,
+    StoreOption,
+    WaitOption,
+    waiting_for,
+)
 
 
 def command(
     run: RunArgument = None,
     set_: SetOption = None,
+    decide: Annotated[
+        bool,
+        typer.Option(
+            "--decide",
+            help="Measure as many more processes as would decide the open limits on times: once, up to 20 "
+            "in all, pooled with the session. A second time it refuses.",
+        ),
+    ] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also measure a released bundle beside the run's artifact now, in one session on the run's "
+            "targets, and judge the limits `against: release` (or defaults, which are named).",
+        ),
+    ] = None,
     junit: Annotated[Path | None, typer.Option(help="Also write a JUnit XML file.")] = None,
     summary: Annotated[
         Path | None,
@@ -22,16 +45,19 @@ def command(
             envvar="GITHUB_STEP_SUMMARY",
         ),
     ] = None,
+    wait: WaitOption = None,
     store: StoreOption = DEFAULT_STORE,
     json_: JsonOption = False,
 ) -> int:
     """Judge a run by its gate, or by a changed one (`--set gate.size=10MB`).
 
-    Nothing is measured: the gate is a function of the run's measurements. Needs no torch.
+    Nothing is measured unless `--decide` or `--against` asks for it: the gate is a function of the run's
+    measurements. Needs no torch.
     Exit code: 0 pass, 1 fail, 3 inconclusive.
     """
+    from edgekd.cli.display import display
     from edgekd.core.durable import append_text, write_text
-    from edgekd.pipeline.rejudge import rejudge
+    from edgekd.pipeline.judging import judge_with
     from edgekd.pipeline.run_folder import find_run
     from edgekd.report.collect import collect
     from edgekd.report.reading import read
@@ -39,8 +65,10 @@ def command(
     from edgekd.report.terminal import plain_text
     from edgekd.store.store import Store
 
-    folder = find_run(Store(store), run)
-    verdict = rejudge(folder, set_ or ())
+    kept = Store(store)
+    folder = find_run(kept, run)
+    with display(quiet=json_ or not (decide or against)) as listener, waiting_for(wait):
+        verdict = judge_with(kept, folder, set_ or (), listener, more=decide, release=against)
     facts = collect(replace(read(folder), verdict=verdict))
     if junit is not None:
         write_text(junit, encodable(render_as("junit", facts)))

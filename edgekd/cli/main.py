@@ -21,9 +21,13 @@ import typer
 
 from edgekd.cli import (
     ablate,
+    audit,
+    bench,
     bundle,
+    device,
     doctor,
     gate,
+    history,
     init,
     listing,
     measure,
@@ -77,9 +81,12 @@ app.command("validate", rich_help_panel="Recipes")(validate.command)
 app.command("plan", rich_help_panel="Recipes")(plan.command)
 app.command("run", rich_help_panel="Recipes")(run.command)
 app.command("ablate", rich_help_panel="Recipes")(ablate.command)
+app.command("audit", rich_help_panel="Results")(audit.command)
+app.command("bench", rich_help_panel="Results")(bench.command)
 app.command("measure", rich_help_panel="Results")(measure.command)
 app.command("report", rich_help_panel="Results")(report.command)
 app.command("gate", rich_help_panel="Results")(gate.command)
+app.command("history", rich_help_panel="Results")(history.command)
 app.command("show", rich_help_panel="Results")(show.command)
 app.command("bundle", rich_help_panel="Bundles")(bundle.command)
 app.command("verify", rich_help_panel="Bundles")(verify.command)
@@ -87,6 +94,7 @@ app.command("predict", rich_help_panel="Bundles")(predict.command)
 app.command("list", rich_help_panel="About")(listing.command)
 app.command("schema", rich_help_panel="About")(schema.command)
 app.command("doctor", rich_help_panel="About")(doctor.command)
+app.add_typer(device.app, name="device", rich_help_panel="Devices")
 app.add_typer(store.app, name="store", rich_help_panel="About")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
@@ -35,8 +36,22 @@ MaxTimeOption = Annotated[
     str | None,
     typer.Option("--max-time", help="End resumably after this long (`50m`, `2h`, `90s`); exit code 75."),
 ]
+WaitOption = Annotated[
+    str | None,
+    typer.Option("--wait", help="Wait this long for a busy device (`30m`, `90s`); default: not at all."),
+]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Do every step again, even what is stored.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only the verdict.")]
+
+
+def waiting_for(wait: str | None) -> AbstractContextManager[None]:
+    """Within, busy devices are waited for as long as `--wait` says; for whom goes to standard error."""
+    from edgekd.cli.run import parse_duration
+    from edgekd.targets import lease
+
+    seconds = parse_duration(wait, hint="--wait") or 0.0
+    return lease.waiting(seconds, tell=lambda text: typer.echo(text, err=True))
+
 
 DEFAULT_STORE = Path(".edgekd")
 DEFAULT_THREADS = 2

@@ -92,7 +92,7 @@ def _print_json(outcome: Outcome, reports: Mapping[str, Path]) -> None:
     typer.echo(json.dumps(told))
 
 
-def parse_duration(text: str | None) -> float | None:
+def parse_duration(text: str | None, hint: str = "--max-time") -> float | None:
     """`50m` as seconds; None stays None. Raises `typer.BadParameter` for anything else."""
     if text is None:
         return None
@@ -101,4 +101,4 @@ def parse_duration(text: str | None) -> float | None:
     try:
         return seconds(text)
     except ValueError:
-        raise typer.BadParameter("write a number with s, m or h, as `50m`", param_hint="--max-time") from None
+        raise typer.BadParameter("write a number with s, m or h, as `50m`", param_hint=hint) from None

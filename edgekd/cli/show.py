@@ -30,7 +30,9 @@ def command(run: RunArgument = None, store: StoreOption = DEFAULT_STORE, json_: 
         return
     if record.finished_at is not None:
         from edgekd.cli.display import print_outcome
+        from edgekd.pipeline.rejudge import confirm
 
+        confirm(folder)
         print_outcome(folder)
     typer.echo(f"{folder}")
     for step in record.steps:

@@ -111,7 +111,8 @@ def _label_problems(program: Program, given: Mapping[str, Participant]) -> Itera
         networks = dict.fromkeys(program.network_of(role) for role in readers)
         labels = {n: given[n].labels for n in networks if n is not None and given[n].labels is not None}
         if term.needs.same_labels and len(set(labels.values())) > 1:
-            first, second = list(labels)[:2]
+            first = next(iter(labels))
+            second = next(name for name in labels if labels[name] != labels[first])
             yield (
                 f"term `{term.name}` compares the logits of `{first}` and `{second}`, whose classes differ "
                 f"({_difference(labels[first], labels[second])}); give both the same labels in the same "

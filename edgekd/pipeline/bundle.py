@@ -153,13 +153,15 @@ def make_bundle(run_folder: Path, out: Path, *, force: bool = False) -> Bundle:
 def _fill(folder: Path, record: RunRecord, run_folder: Path) -> None:
     graph = final_graph(record, run_folder)
     graph.verify()
+    _check_usable(graph, run_folder)
     file = str(graph.facts["file"])
     verdict = _verdict(run_folder)
     shutil.copyfile(graph.path(file), folder / file)
     for name in (MEASUREMENTS, LOCKED_RECIPE, VERDICT):
         shutil.copyfile(run_folder / name, folder / name)
     preprocess = Preprocess.model_validate(graph.facts["preprocess"])
-    write_text(folder / "labels.txt", "".join(f"{label}\n" for label in record.labels))
+    labels = labels_of(graph, record)
+    write_text(folder / "labels.txt", "".join(f"{label}\n" for label in labels))
     write_json(folder / "preprocess.json", preprocess.model_dump(mode="json"))
     write_text(folder / RECORD, _portable(record).model_dump_json(indent=1) + "\n")
     write_text(folder / "predict.py", PREDICT_SCRIPT.replace("model.onnx", file))
@@ -172,13 +174,29 @@ def _fill(folder: Path, record: RunRecord, run_folder: Path) -> None:
         backend=graph.facts["backend"],
         precision=graph.facts["precision"],
         preprocess=preprocess,
-        labels=record.labels,
+        labels=labels,
         verdict=verdict.outcome if verdict else None,
         provenance=_portable(record).provenance,
         files=of_files(folder, files_below(folder)),
     )
     write_text(folder / BUNDLE, manifest.model_dump_json(indent=1) + "\n")
     sync(folder)
+
+
+def _check_usable(graph: Artifact, run_folder: Path) -> None:
+    """A bundle's preprocessing stretches RGB images to size; an audited model may have been fed otherwise."""
+    fitting = graph.facts.get("fitting") or {}
+    if fitting.get("bgr") or fitting.get("fit", "stretch") != "stretch":
+        raise UsageError(
+            "a bundle cannot say how this model is fed (`fit` and `channels` of its audit)",
+            where=str(run_folder),
+            fix="hand on the ONNX file with the YAML of its audit",
+        )
+
+
+def labels_of(graph: Artifact, record: RunRecord) -> tuple[str, ...]:
+    """The classes that a graph knows, in the order of its logits."""
+    return tuple(graph.facts.get("labels", record.labels))
 
 
 def _portable(record: RunRecord) -> RunRecord:
@@ -196,11 +214,12 @@ def card(
     record: RunRecord, graph: Artifact, verdict: Verdict | None, measurements: Sequence[Measurement]
 ) -> str:
     """The card: what the artifact is and what was measured of it, as Markdown."""
+    outcome = verdict.outcome if verdict else "none"
     lines = [
         f"# {record.recipe}",
         "",
         f"Network `{graph.facts.get('network', '?')}`, {graph.facts['precision']}, {graph.facts['backend']}; "
-        f"{len(record.labels)} classes. Verdict of its gate: **{verdict.outcome if verdict else 'none'}**.",
+        f"{len(labels_of(graph, record))} classes. Verdict of its gate: **{outcome}**.",
         "",
         "| quantity | value | 95 % interval | target |",
         "|---|---|---|---|",

@@ -14,7 +14,7 @@ from typing import Any
 
 from edgekd.backends.catalogue import BACKENDS
 from edgekd.core.errors import EdgekdError
-from edgekd.measure import agent
+from edgekd.measure import agent, agent_facts
 from edgekd.measure.probes import device_facts
 from edgekd.pipeline.cgroup import core_quota, memory_limit
 from edgekd.targets.devices_file import DEVICES_FILE, read_targets
@@ -57,7 +57,7 @@ def look() -> Facts:
     return {
         **_ask_local(),
         "flags": sorted(_flags()),
-        "state": agent.state(),
+        "state": agent_facts.state(),
         "core_quota": core_quota(),
         "memory_limit_bytes": memory_limit(),
         "disk_free_bytes": shutil.disk_usage(".").free,
@@ -80,7 +80,7 @@ def _ask_local() -> Facts:
 
 
 def _flags() -> set[str]:
-    cpu = agent.cpu_lines()
+    cpu = agent_facts.cpu_lines()
     return set((cpu.get("Features") or cpu.get("flags") or "").split())
 
 

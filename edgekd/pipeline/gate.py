@@ -20,8 +20,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from edgekd.core.measurement import Measurement, Quantity, Subject
+from edgekd.core.run_record import Finding
 from edgekd.core.verdict import Limit, LimitResult, Outcome, Verdict
-from edgekd.measure.decidability import images_to_decide_drop, images_to_decide_share, processes_to_decide
+from edgekd.measure.decidability import (
+    images_to_decide_drop,
+    images_to_decide_share,
+    processes_to_decide,
+    second_look,
+)
 from edgekd.measure.distributions import student_t_quantile
 from edgekd.pipeline.gate_policy import ANY_TARGET, GatePolicy, limits
 
@@ -30,9 +36,20 @@ __all__ = ["GatePolicy", "judge", "judge_limit", "limits"]
 EXACT: frozenset[Quantity] = frozenset({"size_bytes"})
 """Quantities that are counted, not sampled: no interval is needed, and no device is involved."""
 TIMED: frozenset[Quantity] = frozenset(
-    {"latency_p50_ms", "latency_p90_ms", "speedup", "memory_bytes", "energy_mj"}
+    {
+        "latency_p50_ms",
+        "latency_p90_ms",
+        "speedup",
+        "throughput_ips",
+        "cold_start_ms",
+        "sustained_ratio",
+        "memory_bytes",
+        "energy_mj",
+    }
 )
 """Quantities whose uncertainty shrinks with further processes; that of the others with further images."""
+TIMES: frozenset[Quantity] = frozenset({"latency_p50_ms", "latency_p90_ms", "speedup"})
+"""Those that `--decide` measures further processes of, to be looked at a second time."""
 
 _CLOCK_SKEW = timedelta(minutes=5)
 _MOST_TIMES = 1000.0
@@ -68,8 +85,12 @@ def judge(
     """
     situation = Situation(policy, final, final_digest, now, against or {})
     taken = tuple(measurements)
-    results = tuple(judge_limit(limit, taken, situation) for limit in limits(policy, targets))
-    return Verdict(outcome=_overall(results), results=results)
+    return verdict_of([judge_limit(limit, taken, situation) for limit in limits(policy, targets)])
+
+
+def verdict_of(results: Sequence[LimitResult]) -> Verdict:
+    """The verdict over limits that were judged one by one."""
+    return Verdict(outcome=_overall(results), results=tuple(results))
 
 
 def judge_limit(limit: Limit, measurements: Iterable[Measurement], situation: Situation) -> LimitResult:
@@ -82,6 +103,29 @@ def judge_limit(limit: Limit, measurements: Iterable[Measurement], situation: Si
         return _open(limit, found[0], reason, "keep the measurements of one session")
     refusal = _refusal(limit, found[0], situation)
     return _open(limit, found[0], *refusal) if refusal else _compare(limit, found[0])
+
+
+def with_findings(
+    verdict: Verdict, findings: Sequence[Finding], measurements: Iterable[Measurement], final: str
+) -> Verdict:
+    """The verdict with what was found beside the limits: nothing passes with a finding that counts."""
+    accuracies = {m.target: m for m in measurements if m.quantity == "accuracy" and m.subject.name == final}
+    found = tuple(
+        LimitResult(
+            limit=Limit(quantity="accuracy", target=finding.target, source=f"audit: {finding.name}"),
+            outcome="fail" if finding.outcome == "fail" else "inconclusive",
+            reason=finding.text,
+            decide=finding.fix,
+            measurement=accuracies.get(finding.target),
+            finding=finding.name,
+        )
+        for finding in findings
+        if finding.counts
+    )
+    if not found:
+        return verdict
+    results = (*verdict.results, *found)
+    return Verdict(outcome=_overall(results), results=results)
 
 
 def _overall(results: Sequence[LimitResult]) -> Outcome:
@@ -225,6 +269,8 @@ def _compare(limit: Limit, taken: Measurement) -> LimitResult:
 def _closed(limit: Limit, taken: Measurement, outcome: Outcome, reason: str) -> LimitResult:
     if taken.interval is None:
         reason = reason.replace("the whole interval", "the value")
+    if taken.validity.reasons:
+        reason += f"; {'; '.join(taken.validity.reasons)}"
     return LimitResult(limit=limit, outcome=outcome, reason=reason, measurement=taken)
 
 
@@ -271,12 +317,14 @@ def _needed(quantity: Quantity, taken: Measurement, bound: float) -> _Needed:
     value = taken.value or 0.0
     lost, won = taken.detail.get("lost"), taken.detail.get("won")
     rough = _by_root(quantity, taken, bound)
-    if quantity in ("accuracy", "new_errors", "agreement"):
+    if quantity in ("accuracy", "new_errors", "agreement", "host_agreement"):
         total = images_to_decide_share(round(value * now), now, bound, level=level) or 0
     elif quantity == "accuracy_drop" and isinstance(lost, int) and isinstance(won, int):
         total = images_to_decide_drop(lost, won, now, bound, level=level) or 0
     elif quantity in TIMED and _processes(taken) and value > 0 and bound > 0:
-        total = processes_to_decide(value, _spread(taken, level), now, bound, level=level) or 0
+        grows = quantity in TIMES and not taken.protocol.get("attempts")
+        wanted = second_look(level) if grows else level
+        total = processes_to_decide(value, _spread(taken, level), now, bound, level=wanted) or 0
     else:
         return _Needed(rough)
     return _Needed(total / now, max(total, now + 1)) if total else _Needed(math.inf)

@@ -30,7 +30,8 @@ from edgekd.core.verdict import Limit
 ANY_TARGET = "any"
 """The target of a limit on what does not depend on the device: the artifact's size."""
 
-Against = Literal["teacher", "student", "release"]
+Against = Literal["teacher", "student", "release", "reference"]
+"""`reference` is the other model of an audit."""
 Amount = str | dict[str, str]
 """An amount with its unit, or one per target."""
 
@@ -81,6 +82,7 @@ SHARE = Unit("a share of the images", _PERCENT, "95 %", 0.0, 1.0, bare=True)
 RATE = Unit("a rate of the images", _PERCENT, "1 %", 0.0, 1.0)
 DROP = Unit("a difference in accuracy", _PERCENT, "1.0pt", -1.0, 1.0)
 TIME = Unit("a time", {"us": "0.001", "µs": "0.001", "ms": "1", "s": "1000"}, "30ms", _TINY, _HUGE)
+ENERGY = Unit("an energy", {"uJ": "0.001", "mJ": "1", "J": "1000"}, "5mJ", _TINY, _HUGE)
 RATIO = Unit("a ratio", {"x": "1"}, "2x", _TINY, _HUGE)
 AGE = Unit("a time span", {"s": "1", "min": "60", "h": "3600", "d": "86400"}, "30d", 0.0, _HUGE)
 SIZE = Unit(
@@ -117,11 +119,14 @@ RULES: dict[str, Rule] = {
     "macro_recall": Rule("macro_recall", "min", SHARE),
     "worst_class": Rule("worst_class_recall", "min", SHARE),
     "new_errors": Rule("new_errors", "max", RATE, paired=True),
+    "host_agreement": Rule("host_agreement", "min", SHARE),
     "latency_p50": Rule("latency_p50_ms", "max", TIME),
     "latency_p90": Rule("latency_p90_ms", "max", TIME),
     "speedup": Rule("speedup", "min", RATIO, paired=True),
+    "cold_start": Rule("cold_start_ms", "max", TIME),
     "size": Rule("size_bytes", "max", SIZE, per_target=False),
     "memory": Rule("memory_bytes", "max", SIZE),
+    "energy": Rule("energy_mj", "max", ENERGY),
 }
 
 
@@ -220,11 +225,14 @@ class GatePolicy(Config):
     macro_recall: Annotated[tuple[Floor, ...], _long("macro_recall"), _schema("macro_recall")] = ()
     worst_class: Annotated[tuple[Floor, ...], _long("worst_class"), _schema("worst_class")] = ()
     new_errors: Annotated[tuple[PairedCeiling, ...], _long("new_errors"), _schema("new_errors")] = ()
+    host_agreement: Annotated[tuple[Floor, ...], _long("host_agreement"), _schema("host_agreement")] = ()
     latency_p50: Annotated[tuple[Ceiling, ...], _long("latency_p50"), _schema("latency_p50")] = ()
     latency_p90: Annotated[tuple[Ceiling, ...], _long("latency_p90"), _schema("latency_p90")] = ()
     speedup: Annotated[tuple[PairedFloor, ...], _long("speedup"), _schema("speedup")] = ()
+    cold_start: Annotated[tuple[Ceiling, ...], _long("cold_start"), _schema("cold_start")] = ()
     size: Annotated[tuple[Ceiling, ...], _long("size"), _schema("size")] = ()
     memory: Annotated[tuple[Ceiling, ...], _long("memory"), _schema("memory")] = ()
+    energy: Annotated[tuple[Ceiling, ...], _long("energy"), _schema("energy")] = ()
     release: str | None = None
     """Folder of the bundle that `against: release` compares with."""
     max_age: Annotated[str, BeforeValidator(_check_age)] = "30d"

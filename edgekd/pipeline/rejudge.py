@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,11 @@ from pydantic import ValidationError
 from edgekd.core import plain_yaml
 from edgekd.core.errors import RecipeError, UsageError
 from edgekd.core.measurement import read_measurements
-from edgekd.core.run_record import LOCKED_RECIPE, MEASUREMENTS
+from edgekd.core.run_record import LOCKED_RECIPE, MEASUREMENTS, VERDICT
 from edgekd.core.verdict import Verdict
 from edgekd.pipeline.document import explain
 from edgekd.pipeline.gate import GatePolicy
+from edgekd.pipeline.integrity import integrity
 from edgekd.pipeline.recipe import override
 from edgekd.pipeline.run_folder import final_graph, read_record
 from edgekd.pipeline.session import judge_final, write_verdict
@@ -26,19 +29,64 @@ def rejudge(folder: Path, overrides: Sequence[str] = ()) -> Verdict:
     `overrides` (`gate.size=10MB`) change the gate for this once; without any, the run's `verdict.json` is
     replaced. Raises `UsageError` for a run that is not finished or a gate that cannot be read.
     """
-    record = read_record(folder)
-    locked = read_locked(folder)
-    # What was measured elsewhere meanwhile (`edgekd measure --target`) is reported; the gate never named it.
-    judged = record.model_copy(update={"targets": tuple(map(str, locked["targets"]))})
-    verdict = judge_final(
-        locked_gate(folder, locked, overrides),
-        read_measurements(folder / MEASUREMENTS),
-        judged,
-        final_graph(record, folder),
-    )
+    verdict = _judged(folder, overrides, datetime.now(UTC))
     if not overrides:
         write_verdict(folder, verdict)
     return verdict
+
+
+def confirm(folder: Path) -> None:
+    """Raise `UsageError` when a run's `verdict.json` says pass and its measurements do not.
+
+    As of when they were taken, so that age alone never contradicts it. What cannot be judged again (no
+    verdict, an artifact that the store has let go of) is left to whoever reads it.
+    """
+    if _stored_outcome(folder) != "pass":
+        return
+    record = read_record(folder)
+    try:
+        final_graph(record, folder)
+    except UsageError:
+        return
+    found = _judged(folder, (), _last_taken(folder)).outcome
+    if found != "pass":
+        raise UsageError(
+            f"the verdict is `pass`, but the measurements give `{found}`",
+            where=str(folder / VERDICT),
+            fix="`edgekd gate` judges them again",
+        )
+
+
+def _stored_outcome(folder: Path) -> str | None:
+    try:
+        return Verdict.model_validate_json((folder / VERDICT).read_bytes()).outcome
+    except (OSError, ValueError):
+        return None
+
+
+def _last_taken(folder: Path) -> datetime:
+    """When the newest measurement was taken; now, if none says so."""
+    found = []
+    for one in read_measurements(folder / MEASUREMENTS):
+        with suppress(ValueError):
+            moment = datetime.fromisoformat(one.taken_at)
+            found.append(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    return max(found, default=datetime.now(UTC))
+
+
+def _judged(folder: Path, overrides: Sequence[str], now: datetime) -> Verdict:
+    record, locked = read_record(folder), read_locked(folder)
+    # What was measured elsewhere meanwhile (`edgekd measure --target`) is reported; the gate never named it.
+    judged = record.model_copy(
+        update={
+            "targets": tuple(map(str, locked["targets"])),
+            "findings": (*record.findings, *integrity(folder, record)),
+        }
+    )
+    graph = final_graph(record, folder)
+    graph.verify()
+    measurements = read_measurements(folder / MEASUREMENTS)
+    return judge_final(locked_gate(folder, locked, overrides), measurements, judged, graph, now=now)
 
 
 def read_locked(folder: Path) -> dict[str, Any]:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgekd.core.artifact import Artifact
+from edgekd.core.artifact import MANIFEST, Artifact
 from edgekd.core.durable import disk_error
 from edgekd.core.errors import DataError, UsageError
 from edgekd.core.events import Emit
-from edgekd.core.measurement import Measurement, Subject, read_measurements
+from edgekd.core.measurement import Measurement, Subject, is_sealed, read_measurements
 from edgekd.core.run_record import MEASUREMENTS, RunRecord
 from edgekd.data.evaluation import IMAGES, LABELS, write_evalset
 from edgekd.measure.probes import device_facts
 from edgekd.measure.protocol import find_protocol
 from edgekd.measure.runner import Item
 from edgekd.pipeline.bundle import BUNDLE, Bundle, read_bundle
+from edgekd.pipeline.history.record import Occasion
 from edgekd.pipeline.recipe import load_recipe
 from edgekd.pipeline.rejudge import locked_gate, read_locked, rejudge
 from edgekd.pipeline.run_folder import RunFolder, again, find_run, read_record, step_artifact
@@ -57,9 +58,9 @@ def _run(
     record, locked = read_record(folder), read_locked(folder)
     if record.finished_at is None or not record.rows:
         raise UsageError("the run is not finished", where=str(folder), fix=again(record))
-    chosen = _targets(targets or [str(name) for name in locked["targets"]])
+    chosen = chosen_targets(targets or [str(name) for name in locked["targets"]])
     graphs = {row.graph_step: step_artifact(record, folder, row.graph_step) for row in record.rows}
-    _check_whole(record, folder, graphs)
+    check_whole(record, folder, graphs)
     order = Order(
         items=items_of(record.rows, folder, graphs, locked_gate(folder, locked)),
         targets=chosen,
@@ -67,6 +68,7 @@ def _run(
         labels=record.labels,
         seed=record.seed,
         device_facts={target.name: device_facts(target) for target in chosen},
+        occasion=Occasion.of_run(record, "measure"),
     )
     kept = _kept(folder, order)
     measured = take(order, folder, store, emit, fresh=True, keep=kept)
@@ -75,15 +77,18 @@ def _run(
     return measured
 
 
-def _targets(names: Sequence[str]) -> list[Target]:
+def chosen_targets(names: Sequence[str]) -> list[Target]:
+    """The named targets; raises `UsageError` for one that nothing describes."""
     return select_targets(names, read_targets(Path(DEVICES_FILE)))
 
 
-def _check_whole(record: RunRecord, folder: Path, graphs: dict[str, Artifact]) -> None:
+def check_whole(record: RunRecord, folder: Path, graphs: dict[str, Artifact]) -> None:
     """Raises before anything is measured when the store has lost or changed what the run made."""
     for graph in graphs.values():
         graph.verify()
     for row in record.rows:
+        if (folder / row.evalset / MANIFEST).is_file():
+            Artifact.read((folder / row.evalset).resolve()).verify()
         if not (folder / row.evalset / IMAGES).is_file():
             raise UsageError(
                 f"the evaluation set of `{row.name}` is no longer in the store",
@@ -97,7 +102,7 @@ def _kept(folder: Path, order: Order) -> list[Measurement]:
     path = folder / MEASUREMENTS
     subjects = {item.subject for item in order.items}
     replaced = {target.name for target in order.targets}
-    before = read_measurements(path) if path.is_file() else []
+    before = read_measurements(path) if is_sealed(path) else []
     return [m for m in before if m.target not in replaced and m.subject in subjects]
 
 
@@ -129,15 +134,21 @@ def _bundle(
             where=str(bundle.folder),
             fix=f"--evalset FOLDER (with {IMAGES} and {LABELS}) or --evalset RECIPE.yaml",
         )
-    chosen = _targets(targets)
+    chosen = chosen_targets(targets)
     folder = store.cache_folder(f"measured-{bundle.digest[:16]}")
-    images = _evaluation_set(evalset, bundle, folder)
-    item = Item(subject=_subject(bundle), path=bundle.graph, preprocess=bundle.preprocess, evalset=images)
+    images, classes = evaluation_set(evalset, bundle, folder)
+    item = Item(
+        subject=bundle_subject(bundle),
+        path=bundle.graph,
+        preprocess=bundle.preprocess,
+        evalset=images,
+        labels=bundle.manifest.labels,
+    )
     order = Order(
         items=[item],
         targets=chosen,
         protocol=protocol or DEFAULT_PROTOCOL,
-        labels=bundle.manifest.labels,
+        labels=classes,
         seed=0,
         device_facts={target.name: device_facts(target) for target in chosen},
     )
@@ -146,7 +157,7 @@ def _bundle(
     return measured
 
 
-def _subject(bundle: Bundle) -> Subject:
+def bundle_subject(bundle: Bundle) -> Subject:
     """The bundle's artifact under the name that its own measurements gave it."""
     names = [m.subject.name for m in bundle.measurements() if m.subject.digest == bundle.digest]
     return Subject(
@@ -157,28 +168,30 @@ def _subject(bundle: Bundle) -> Subject:
     )
 
 
-def _evaluation_set(given: str, bundle: Bundle, folder: Path) -> Path:
-    """A folder with images.npy and labels.npy: the one given, or one written from a recipe's test data."""
+def evaluation_set(given: str, bundle: Bundle, folder: Path) -> tuple[Path, tuple[str, ...]]:
+    """A folder with images.npy and labels.npy, and the classes that the labels number.
+
+    It is the folder given, whose classes are the bundle's, or written from a recipe's test data.
+    """
     path = Path(given)
     if path.suffix in (".yaml", ".yml"):
         return _written(given, bundle, folder / "evalset")
     missing = [name for name in (IMAGES, LABELS) if not (path / name).is_file()]
     if missing:
         raise DataError(f"lacks {' and '.join(missing)}", where=given, choices=("a folder", "a recipe file"))
-    return path
+    return path, bundle.manifest.labels
 
 
-def _written(recipe_file: str, bundle: Bundle, folder: Path) -> Path:
+def _written(recipe_file: str, bundle: Bundle, folder: Path) -> tuple[Path, tuple[str, ...]]:
     recipe = load_recipe(recipe_file)
     dataset = recipe.source.open(recipe.source.split_seed)
-    if dataset.classes != bundle.manifest.labels:
+    if not set(bundle.manifest.labels) <= set(dataset.classes):
         raise DataError(
-            f"the data's {len(dataset.classes)} classes are not the bundle's {len(bundle.manifest.labels)}, "
-            "or are in another order",
+            f"the data's {len(dataset.classes)} classes are not the bundle's {len(bundle.manifest.labels)}",
             where=recipe_file,
         )
     try:
         write_evalset(dataset.test, bundle.preprocess, folder)
     except OSError as error:
         raise disk_error(folder, error) from error
-    return folder
+    return folder, dataset.classes

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core.artifact import Artifact
-from edgekd.core.digest import of_data
+from edgekd.core.digest import of_data, of_file
 from edgekd.core.errors import StoppedError, TargetError
 from edgekd.core.events import Emit, EventLog, now
 from edgekd.core.preprocess import Preprocess
-from edgekd.core.run_record import Row, RunRecord, StepRecord
+from edgekd.core.run_record import LOCKED_RECIPE, Row, RunRecord, StepRecord
 from edgekd.core.verdict import Verdict
+from edgekd.pipeline.integrity import LOCKED_DIGEST
 from edgekd.pipeline.keys import ingredients, key_of
 from edgekd.pipeline.plan import Plan, PlannedStep, plans_of
 from edgekd.pipeline.run_folder import RunFolder
@@ -116,7 +117,11 @@ class _Run:
         )
         self._note(
             not_measured=tuple(session.not_measured),
-            provenance={**self.record.provenance, "session_key": session.key},
+            provenance={
+                **self.record.provenance,
+                "session_key": session.key,
+                LOCKED_DIGEST: of_file(self.folder.path / LOCKED_RECIPE),
+            },
             finished_at=now(),
         )
         verdict = judge_run(self.whole, self.record, self.folder.path, session.measurements, self.artifacts)

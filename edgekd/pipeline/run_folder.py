@@ -15,6 +15,8 @@ from edgekd.store.store import Store
 
 ABLATION = ".ablation"
 """How the name of an ablation's runs ends. No recipe's name holds a dot, so none is taken for the other."""
+AUDIT = ".audit"
+"""How the name of an audit of somebody else's model ends."""
 
 
 class RunFolder:
@@ -91,6 +93,8 @@ def final_graph(record: RunRecord, folder: Path) -> Artifact:
 
 def again(record: RunRecord) -> str:
     """The command that goes on with a run."""
+    if record.recipe.endswith(AUDIT):
+        return " ".join(record.command)
     name = record.recipe.removesuffix(ABLATION)
     return f"edgekd {'run' if name == record.recipe else 'ablate'} {name}"
 

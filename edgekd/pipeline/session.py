@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from edgekd.core.digest import of_data
 from edgekd.core.durable import disk_error, write_json, write_text
 from edgekd.core.errors import TargetError
 from edgekd.core.events import Emit
-from edgekd.core.measurement import Measurement, Subject, read_measurements, write_measurements
+from edgekd.core.measurement import Measurement, Subject, is_sealed, read_measurements, write_measurements
 from edgekd.core.preprocess import Preprocess
 from edgekd.core.run_record import MEASUREMENTS, SESSION, VERDICT, Row, RunRecord
 from edgekd.core.seed import derive
@@ -22,7 +22,9 @@ from edgekd.core.verdict import Verdict
 from edgekd.measure.protocol import PROTOCOLS
 from edgekd.measure.runner import Item, measure_session
 from edgekd.pipeline.bundle import read_bundle
-from edgekd.pipeline.gate import GatePolicy, judge
+from edgekd.pipeline.gate import GatePolicy, judge, with_findings
+from edgekd.pipeline.history.record import Occasion
+from edgekd.pipeline.history.record import record as record_history
 from edgekd.pipeline.keys import code_digest
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.surroundings import Settings, Surroundings, stable_digest
@@ -58,13 +60,24 @@ class Order:
     seed: int
     device_facts: Mapping[str, Mapping[str, Any]]
     """Target -> what its agent says of it."""
+    occasion: Occasion = field(default_factory=Occasion)
+    """Under what the history keeps it; no part of the key."""
 
     @property
     def key(self) -> str:
         """What the session's numbers depend on."""
         return of_data(
             {
-                "items": [[i.subject.model_dump(mode="json"), i.evalset.resolve().name] for i in self.items],
+                "items": [
+                    [
+                        i.subject.model_dump(mode="json"),
+                        i.evalset.resolve().name,
+                        i.labels,
+                        i.preprocess.model_dump(mode="json"),
+                    ]
+                    for i in self.items
+                ],
+                "labels": list(self.labels),
                 "protocol": PROTOCOLS[self.protocol].model_dump(mode="json"),
                 "targets": stable_digest(self.device_facts),
                 "target_settings": [target.model_dump(mode="json") for target in self.targets],
@@ -92,11 +105,17 @@ def measure_run(
         labels=around.data.dataset.classes,
         seed=plan.recipe.seed,
         device_facts=around.target_facts,
+        occasion=Occasion.of_run(record, "run"),
     )
+    return measured(order, folder, store, emit, fresh=settings.fresh)
+
+
+def measured(order: Order, folder: Path, store: Store, emit: Emit, *, fresh: bool) -> Session:
+    """What is ordered, measured now or, unless it is to be `fresh`, read back if exactly this was."""
     emit({"event": "step", "step": "session", "text": "measuring every artifact on every target"})
-    measurements = None if settings.fresh else _remembered(folder, order.key)
+    measurements = None if fresh else _remembered(folder, order.key)
     if measurements is None:
-        measurements = take(order, folder, store, emit, fresh=settings.fresh)
+        measurements = take(order, folder, store, emit, fresh=fresh)
     emit({"event": "step_done", "step": "session", "status": "measured", "facts": {}})
     return Session(order.key, measurements)
 
@@ -139,6 +158,9 @@ def take(
         if len(lost) == len(order.targets):
             raise lost[0]
         write_measurements(folder / MEASUREMENTS, [*keep, *measurements])
+        record_history(
+            store, order.occasion, measurements, items=order.items, classes=order.labels, folder=folder
+        )
         for error in lost:
             emit({"event": "lost", "step": "session", "text": str(error)})
         if not lost:
@@ -175,6 +197,7 @@ def items_of(
                 path=graph.path(graph.facts["file"]),
                 preprocess=Preprocess.model_validate(graph.facts["preprocess"]),
                 evalset=folder / row.evalset,
+                labels=tuple(graph.facts.get("labels", ())),
             )
         )
     if gate.release is not None:
@@ -211,18 +234,27 @@ def judge_run(
 
 
 def judge_final(
-    gate: GatePolicy, measurements: Sequence[Measurement], record: RunRecord, graph: Artifact
+    gate: GatePolicy,
+    measurements: Sequence[Measurement],
+    record: RunRecord,
+    graph: Artifact,
+    *,
+    now: datetime | None = None,
 ) -> Verdict:
-    """The verdict, as of now, on the record's final row, whose artifact is `graph`."""
-    return judge(
+    """The verdict, as of `now`, on the record's final row, whose artifact is `graph`.
+
+    What an audit found beside the limits counts as well.
+    """
+    verdict = judge(
         gate,
         measurements,
         final=record.final,
         final_digest=graph_digest(graph),
         targets=record.targets,
-        now=datetime.now(UTC),
+        now=now or datetime.now(UTC),
         against=compared_with(measurements, record),
     )
+    return with_findings(verdict, record.findings, measurements, record.final)
 
 
 def compared_with(measurements: Sequence[Measurement], record: RunRecord) -> dict[str, Subject]:
@@ -255,9 +287,11 @@ def _ancestors(record: RunRecord, step: str | None) -> Iterator[str]:
 def _release_item(bundle_folder: Path, items: Sequence[Item]) -> Item:
     """The artifact of an earlier bundle, measured beside the others on the same images."""
     bundle = read_bundle(bundle_folder)
+    bundle.verify()
     same = next((i.evalset for i in items if i.preprocess.size == bundle.preprocess.size), items[-1].evalset)
     subject = Subject(name=RELEASE, digest=bundle.digest, backend=bundle.backend, precision=bundle.precision)
-    return Item(subject=subject, path=bundle.graph, preprocess=bundle.preprocess, evalset=same)
+    labels = bundle.manifest.labels
+    return Item(subject=subject, path=bundle.graph, preprocess=bundle.preprocess, evalset=same, labels=labels)
 
 
 def write_verdict(folder: Path, verdict: Verdict) -> None:
@@ -280,4 +314,4 @@ def _remembered(folder: Path, key: str) -> list[Measurement] | None:
         return None
     if not isinstance(state, dict) or state.get("key") != key:
         return None
-    return read_measurements(folder / MEASUREMENTS)
+    return read_measurements(folder / MEASUREMENTS) if is_sealed(folder / MEASUREMENTS) else None

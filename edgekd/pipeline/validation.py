@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from edgekd.core.classes import places
 from edgekd.core.errors import EdgekdError, MissingDependencyError, RecipeError, problems_of
 from edgekd.data.source import Outline
 from edgekd.data.split import Dataset
@@ -30,6 +31,7 @@ def check_recipe(plan: Plan) -> None:
         problems.append(str(error))
     problems += _against_problems(plan)
     problems += _file_problems(plan)
+    problems += _release_problems(plan, recipe.source.outline())
     _check_extras(plan)
     problems += _step_problems(plan, KnownData(recipe.source, recipe.source.outline()))
     if problems:
@@ -40,7 +42,11 @@ def check_against_data(plan: Plan, dataset: Dataset) -> None:
     """What `check_recipe` could not tell before the data were opened. Raises `RecipeError`."""
     if plan.recipe.source.outline() is not None:
         return
-    problems = list(_step_problems(plan, KnownData(plan.recipe.source, Outline.of(dataset))))
+    outline = Outline.of(dataset)
+    problems = [
+        *_release_problems(plan, outline),
+        *_step_problems(plan, KnownData(plan.recipe.source, outline)),
+    ]
     if problems:
         raise RecipeError(problems, where=str(plan.recipe.file))
 
@@ -65,18 +71,24 @@ def _against_problems(plan: Plan) -> Iterator[str]:
 
 
 def _file_problems(plan: Plan) -> Iterator[str]:
-    """Files that are not there, Python files that are not trusted, and a release that is no bundle."""
+    """Files that are not there, and Python files that are not trusted."""
     for spec in plan.recipe.steps:
         for path in spec.config.files():
             if not path.is_file():
                 yield f"{spec.path}: no such file: {path}"
             elif path.suffix == ".py" and not plan.recipe.trust_code:
                 yield f"{spec.path}: `{path}` is a Python file; if you trust it, write `trust_code: true`"
-    if plan.recipe.gate.release is not None:
-        try:
-            read_bundle(Path(plan.recipe.gate.release))
-        except EdgekdError as error:
-            yield f"gate.release: {error}"
+
+
+def _release_problems(plan: Plan, outline: Outline | None) -> Iterator[str]:
+    """A release that is no bundle, or that knows a class that the data lack."""
+    if plan.recipe.gate.release is None:
+        return
+    try:
+        labels = read_bundle(Path(plan.recipe.gate.release)).manifest.labels
+        places(labels, labels if outline is None else outline.classes, whose="its")
+    except EdgekdError as error:
+        yield f"gate.release: {error}"
 
 
 def _step_problems(plan: Plan, data: KnownData) -> Iterator[str]:

@@ -108,6 +108,10 @@ class Bound:
     text: str
 
 
+_SHARES = ("accuracy", "macro_recall", "worst_class_recall", "agreement", "host_agreement", "new_errors")
+"""Quantities that no axis shows beyond 0 and 1."""
+
+
 @dataclass(frozen=True)
 class LimitBar:
     """An interval against its limit: `inside` is the allowed stretch (start, width)."""
@@ -128,7 +132,7 @@ def limit_bar(limit: LimitFact) -> LimitBar | None:
     if not values or not bounds:
         return None
     free = limit.quantity == "accuracy_drop"
-    share = limit.quantity in ("accuracy", "macro_recall", "worst_class_recall", "agreement", "new_errors")
+    share = limit.quantity in _SHARES
     scale = padded(values, 0.3, least=None if free else 0.0, most=1.0 if share else None)
     start = scale.at(limit.minimum) if limit.minimum is not None else 0.0
     end = scale.at(limit.maximum) if limit.maximum is not None else 100.0

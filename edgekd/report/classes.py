@@ -7,8 +7,9 @@ import io
 import numpy as np
 import numpy.typing as npt
 
+from edgekd.measure.accuracy import NOT_FINITE
 from edgekd.report.facts import ClassFacts, ClassRow, NewError
-from edgekd.report.predictions import NOT_FINITE, Labels, Predictions
+from edgekd.report.predictions import Labels, Predictions
 from edgekd.report.reading import Source
 from edgekd.report.waterfall import targets_of, teacher_row
 

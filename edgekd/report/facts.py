@@ -45,6 +45,8 @@ class LimitFact:
     reason: str
     decide: str | None
     number: Number | None
+    finding: str | None = None
+    """Name of what an audit found beside the limits; nothing is bounded then."""
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,16 @@ NAMES: dict[str, str] = {
     "accuracy": "Accuracy",
     "accuracy_drop": "Accuracy drop",
     "agreement": "Agreement",
+    "host_agreement": "Agreement with the host",
     "macro_recall": "Macro recall",
     "worst_class_recall": "Worst class recall",
     "new_errors": "New errors",
     "latency_p50_ms": "Latency p50",
     "latency_p90_ms": "Latency p90",
     "speedup": "Speed-up",
+    "throughput_ips": "Throughput",
+    "cold_start_ms": "Cold start",
+    "sustained_ratio": "Sustained slow-down",
     "size_bytes": "Size",
     "memory_bytes": "Peak memory",
     "energy_mj": "Energy",
@@ -30,12 +34,14 @@ def show(quantity: Quantity, value: float) -> str:
         return str(value)
     if quantity == "accuracy_drop":
         return points(value)
-    if quantity in ("latency_p50_ms", "latency_p90_ms"):
+    if quantity in ("latency_p50_ms", "latency_p90_ms", "cold_start_ms"):
         return milliseconds(value)
     if quantity in ("size_bytes", "memory_bytes"):
         return size(value)
-    if quantity == "speedup":
+    if quantity in ("speedup", "sustained_ratio"):
         return ratio(value)
+    if quantity == "throughput_ips":
+        return f"{significant(value)} images/s"
     if quantity == "energy_mj":
         return f"{significant(value)} mJ"
     return percent(value)

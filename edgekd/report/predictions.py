@@ -9,10 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekd.core.run_record import SESSION, Row
+from edgekd.measure.accuracy import predictions
 from edgekd.report.reading import Source, array
-
-NOT_FINITE = -1
-"""The answer of a row whose logits are not finite: wrong, whatever the label."""
 
 Labels = npt.NDArray[np.int64]
 Truths = npt.NDArray[np.bool_]
@@ -71,6 +69,16 @@ class Predictions:
             return None
         if len(logits) != len(labels) or logits.shape[1] == 0:
             return None
-        answers: Labels = np.asarray(logits).argmax(axis=1).astype(np.int64)
-        answers[~np.isfinite(logits).all(axis=1)] = NOT_FINITE
-        return answers
+        own, classes = self._classes(self._rows[row]), self._source.record.labels
+        if own == classes:
+            return predictions(logits)
+        if len(own) != logits.shape[1] or not set(own) <= set(classes):
+            return None
+        return predictions(logits, own, classes)
+
+    def _classes(self, row: Row) -> tuple[str, ...]:
+        """What the row's graph knows, in the order of its outputs."""
+        record = self._source.record
+        facts = next((step.facts for step in record.steps if step.name == row.graph_step), {})
+        own = facts.get("labels")
+        return tuple(map(str, own)) if isinstance(own, list) else record.labels

@@ -56,6 +56,9 @@ def limit_lines(limit: LimitFact) -> list[str]:
     """`pass  Size: 1.20 MB (at most 12 MB)`, and what would decide an open one."""
     measured = _with_interval(limit.number) if limit.number else "not measured"
     lines = [f"{limit.outcome:<12}  {limit.title}: {measured}; {bound_text(limit)}"]
+    if limit.finding:
+        told = [limit.reason, f"fix: {limit.decide}" if limit.decide else ""]
+        return [f"{limit.outcome:<12}  {limit.title}", *(f"{'':<12}  {line}" for line in told if line)]
     if limit.outcome == "inconclusive":
         lines.append(f"{'':<12}  {limit.reason}")
         lines.append(f"{'':<12}  to decide: {limit.decide or 'unknown'}")

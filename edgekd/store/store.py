@@ -7,6 +7,7 @@
   cache/              evictable: may be deleted at any time
   locks/              one file per key; held with flock, released by the kernel when a process dies
   runs/<recipe>/<id>/
+  history/            what was measured, for good: a file a recipe or artifact, only ever appended to
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         try:
-            for name in ("objects", "keys", "work", "cache", "locks", "runs"):
+            for name in ("objects", "keys", "work", "cache", "locks", "runs", "history"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise disk_error(self.root, error) from error

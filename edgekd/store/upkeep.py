@@ -19,7 +19,7 @@ from edgekd.store.store import Store
 
 _NEW_S = 3600.0
 _ABANDONED_S = 7 * 86400.0
-_SECTIONS = ("objects", "work", "cache", "runs", "keys")
+_SECTIONS = ("objects", "work", "cache", "runs", "keys", "history")
 
 
 def sizes(store: Store) -> dict[str, int]:

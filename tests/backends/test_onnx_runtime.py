@@ -73,7 +73,7 @@ def test_the_baseline_has_one_node(tmp_path: Path) -> None:
 
 
 def test_versions_name_the_runtime() -> None:
-    assert set(runtime.versions()) == {"onnxruntime", "build", "numpy"}
+    assert set(runtime.versions()) == {"onnxruntime", "build", "providers", "numpy"}
 
 
 def test_telemetry_is_off_before_the_runtime_is_imported() -> None:

@@ -16,8 +16,11 @@ HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "plotly", "optuna", "skl
 
 COMMANDS = (
     *("init", "validate", "plan", "run", "ablate", "measure", "report", "gate", "show", "bundle", "verify"),
+    *("audit", "bench", "history"),
     *("predict", "list", "schema", "doctor", "store", "store size", "store gc", "store export"),
     "store import",
+    *("device", "device add", "device list", "device show", "device doctor", "device setup"),
+    *("device prepare", "device restore", "device clean", "device remove"),
 )
 
 _HELP_OF_ALL = """

@@ -272,7 +272,7 @@ def test_decide_gives_a_factor_for_a_drop_whose_counts_are_unknown() -> None:
     assert "about 4 times as many test images" in (result_of({"accuracy_drop": "1pt"}, taken).decide or "")
 
 
-def test_decide_counts_processes_on_the_logarithm_for_times() -> None:
+def test_decide_counts_processes_on_the_logarithm_for_times_as_a_second_look_needs_them() -> None:
     times = [25.0, 29.0, 31.0, 27.0, 26.0]
     value, interval = mean_of_logs(times)
     assert interval is not None
@@ -280,8 +280,8 @@ def test_decide_counts_processes_on_the_logarithm_for_times() -> None:
     result = result_of(LATENCY, taken)
     total = images_in(result.decide)
     spread = np.std(np.log(times), ddof=1)
-    assert value * math.exp(t.ppf(0.975, total - 1) * spread / math.sqrt(total)) < 30
-    assert value * math.exp(t.ppf(0.975, total - 2) * spread / math.sqrt(total - 1)) > 30
+    assert value * math.exp(t.ppf(0.995, total - 1) * spread / math.sqrt(total)) < 30
+    assert value * math.exp(t.ppf(0.995, total - 2) * spread / math.sqrt(total - 1)) > 30
 
 
 def test_decide_gives_a_factor_when_the_number_of_processes_is_unknown() -> None:

@@ -35,6 +35,20 @@ def test_an_amount_by_target_holds_there_only(text: str) -> None:
     assert bounds(text) == [("latency_p90_ms", "pi5", 0.0, 30.0)]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("host_agreement: {pi5: 99.5 %}", ("host_agreement", "pi5", 0.995, 0.0)),
+        ("cold_start: {local: 50ms}", ("cold_start_ms", "local", 0.0, 50.0)),
+        ("energy: {pi5: 2.5mJ}", ("energy_mj", "pi5", 0.0, 2.5)),
+    ],
+)
+def test_agreement_cold_start_and_energy_may_be_bounded(
+    text: str, expected: tuple[str, str, float, float]
+) -> None:
+    assert bounds(text) == [expected]
+
+
 def test_a_size_holds_once_for_the_file() -> None:
     assert bounds("size: 12MB") == [("size_bytes", ANY_TARGET, 0.0, 12e6)]
 
@@ -100,7 +114,7 @@ def test_an_accuracy_may_be_a_bare_fraction() -> None:
         ("accuracy: {max: 95 %}", "takes `min`, not `max`"),
         ("accuracy: {min: 95 %, against: teacher}", "compares with no other subject"),
         ("speedup: {against: teacher}", "needs `min`"),
-        ("accuracy_drop: {max: 1pt, against: tutor}", "'teacher', 'student' or 'release'"),
+        ("accuracy_drop: {max: 1pt, against: tutor}", "'teacher', 'student', 'release' or 'reference'"),
         ("accuracy_drop: {max: 1pt, against: release}", "needs `release: FOLDER`"),
         ("max_age: 30", "has no unit; units: s, min, h, d"),
         ("latncy: 30ms", "Extra inputs are not permitted"),

@@ -7,14 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekd.core.errors import DataError, StoreError, UsageError
+from edgekd.core.errors import DataError, RecipeError, StoreError, UsageError
 from edgekd.core.measurement import Measurement, Subject, read_measurements, write_measurements
 from edgekd.core.run_record import MEASUREMENTS, VERDICT
 from edgekd.core.verdict import Verdict
 from edgekd.pipeline.bundle import Bundle, make_bundle
+from edgekd.pipeline.history.series import find_history
+from edgekd.pipeline.plan import make_plan
+from edgekd.pipeline.recipe import load_recipe
 from edgekd.pipeline.remeasure import remeasure
 from edgekd.pipeline.run_folder import final_graph, read_record
 from edgekd.pipeline.session import graph_digest
+from edgekd.pipeline.validation import check_recipe
 from edgekd.store.store import Store
 from tests.measure import graphs
 from tests.pipeline.small_run import STARTED, make_run
@@ -66,6 +70,15 @@ def test_measurements_on_the_measured_targets_are_replaced_and_others_stay(
     assert [m.value for m in stored if m.target == "pi5"] == [99.0]
 
 
+def test_the_session_is_appended_to_the_history(
+    store: Store, measured: tuple[Path, list[Measurement]]
+) -> None:
+    (entry,) = find_history(store, "small").entries
+    assert (entry.kind, entry.run_id, entry.final) == ("measure", measured[0].name, "distilled")
+    assert [kept.value for kept in entry.measurements] == [m.value for m in measured[1]]
+    assert set(entry.answers) == {"teacher", "distilled"}
+
+
 def test_the_verdict_is_written_anew(measured: tuple[Path, list[Measurement]]) -> None:
     verdict = Verdict.model_validate_json((measured[0] / VERDICT).read_bytes())
     assert verdict.outcome == "pass"
@@ -101,6 +114,27 @@ def test_data_of_other_classes_is_refused_for_a_bundle(store: Store, bundle: Bun
     recipe = _recipe(tmp_path, ("a", "b", "c", "other"))
     with pytest.raises(DataError, match="are not the bundle's"):
         remeasure(store, str(bundle.folder), None, "smoke", str(recipe), _silent)
+
+
+def test_a_bundle_that_knows_some_of_the_classes_is_measured_by_their_names(
+    store: Store, bundle: Bundle, tmp_path: Path
+) -> None:
+    recipe = _recipe(tmp_path, ("z", *reversed(graphs.CLASSES)))
+    found = remeasure(store, str(bundle.folder), None, "smoke", str(recipe), _silent)
+    recalls = next(m for m in found if m.quantity == "macro_recall").detail["per_class"]
+    assert {name: recall["n"] for name, recall in recalls.items()} == dict.fromkeys("zdcba", 8)
+    assert recalls["z"]["correct"] == 0
+    accuracy = next(m for m in found if m.quantity == "accuracy")
+    assert any("knows 4 of 5 classes" in reason for reason in accuracy.validity.reasons)
+
+
+def test_a_release_of_other_classes_is_refused_before_the_run(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(
+        f"data: {{source: digits}}\nteacher: {{network: resnet_cifar}}\nsteps: [teacher, export]\n"
+        f"gate: {{release: {bundle.folder}}}\n"
+    )
+    with pytest.raises(RecipeError, match=r"gate\.release: its class `a` is not among the 10 of the data"):
+        check_recipe(make_plan(load_recipe(str(tmp_path / "r.yaml"))))
 
 
 def test_a_bundle_without_images_says_how_to_give_some(store: Store, bundle: Bundle) -> None:

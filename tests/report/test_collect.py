@@ -12,6 +12,7 @@ import pytest
 
 from edgekd.core.errors import UsageError
 from edgekd.core.measurement import Interval, Measurement, Validity
+from edgekd.core.run_record import RECORD, RunRecord, StepRecord
 from edgekd.report.collect import facts_of
 from edgekd.report.facts import ControlFact, Facts
 from edgekd.report.terminal import plain_text
@@ -204,6 +205,43 @@ def test_logits_that_are_not_finite_count_as_wrong(make_run: MakeRun) -> None:
     assert facts.classes is not None
     assert all(row.final == 0 for row in facts.classes.rows)
     assert facts.classes.errors[0].said == "no finite answer"
+
+
+def rename_outputs(folder: Path, row: str, labels: object) -> None:
+    """Write into the record what the row's graph calls its outputs."""
+    record = RunRecord.model_validate_json((folder / RECORD).read_bytes())
+    step = StepRecord(name="its-graph", stage="export", key="", facts={"labels": labels})
+    rows = [
+        one.model_copy(update={"graph_step": step.name}) if one.name == row else one for one in record.rows
+    ]
+    changed = record.model_copy(update={"steps": (*record.steps, step), "rows": tuple(rows)})
+    (folder / RECORD).write_text(changed.model_dump_json())
+
+
+def test_answers_in_other_classes_are_told_in_those_of_the_data(make_run: MakeRun) -> None:
+    folder = make_run()
+    before = facts_of(folder).classes
+    path = folder / "session" / "local" / "teacher.logits.npy"
+    classes = RunRecord.model_validate_json((folder / RECORD).read_bytes()).labels
+    np.save(path, np.load(path)[:, [2, 0]])
+    rename_outputs(folder, "teacher", [classes[2], classes[0]])
+    after = facts_of(folder).classes
+    assert before is not None and after is not None
+    for number, (then, now) in enumerate(zip(before.rows, after.rows, strict=True)):
+        if number == 2:
+            assert now.teacher is not None and now.teacher >= (then.teacher or 0)
+        elif number != 0:
+            assert now.teacher == 0
+
+
+@pytest.mark.parametrize("labels", [["a", "b"], "ab", 3, [1, None]])
+def test_outputs_that_are_called_something_else_are_taken_for_absent(
+    make_run: MakeRun, labels: object
+) -> None:
+    folder = make_run()
+    rename_outputs(folder, "quantized", labels)
+    found = facts_of(folder).classes
+    assert (found is None) == isinstance(labels, list)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "pickle", "shape", "length"])

@@ -2,7 +2,7 @@
 
 This file is pushed beside the agent and imported by path, so it imports nothing of edgekd. What the agent
 asks of any backend's runtime: `versions()`, `ArtifactError`, `FallbackError` and `load(path, threads=,
-batch=, options=)` giving an object with `run`, `profile` and `input_shape`.
+batch=, options=)` giving an object with `run`, `profile`, `layers`, `input_shape` and `dtype`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,12 @@ class FallbackError(Exception):
 
 
 def versions() -> dict[str, str]:
-    return {"onnxruntime": ort.__version__, "build": ort.get_build_info(), "numpy": np.__version__}
+    return {
+        "onnxruntime": ort.__version__,
+        "build": ort.get_build_info(),
+        "providers": ", ".join(ort.get_available_providers()),
+        "numpy": np.__version__,
+    }
 
 
 def load(path: str, threads: int = 1, batch: int = 1, options: dict[str, Any] | None = None) -> Graph:
@@ -90,14 +95,31 @@ class Graph:
         """
         if x is None:
             x = np.zeros(self.input_shape, self.dtype)
+        return summarize(self._events([x]), self.providers[0])
+
+    def layers(self, inputs: list[npt.NDArray[Any]], warm_up: int) -> list[dict[str, Any]]:
+        """Microseconds of every kernel in each run over `inputs` after the first `warm_up`, in running order.
+
+        From a separate session with profiling on, which takes time of its own; `name`, `op`, `provider` and
+        `us`, one whole number per run, as ONNX Runtime gives them.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for node in _nodes(self._events(inputs)):
+            entry = found.setdefault(node["name"], {**node, "us": []})
+            entry["us"].append(node["us"])
+        return [{**entry, "us": entry["us"][warm_up:]} for entry in found.values()]
+
+    def _events(self, inputs: list[npt.NDArray[Any]]) -> list[dict[str, Any]]:
+        """ONNX Runtime's own account of one run per input."""
         folder = tempfile.mkdtemp(prefix="edgekd-profile-")
         try:
             session = self._open(str(Path(folder, "profile")))
-            session.run(self._outputs, {self.input_name: x})
-            events = json.loads(Path(session.end_profiling()).read_bytes())
+            for x in inputs:
+                session.run(self._outputs, {self.input_name: x})
+            events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_bytes())
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        return summarize(events, self.providers[0])
+        return events
 
     def _open(self, profile_prefix: str | None) -> ort.InferenceSession:
         _check_providers(self.providers)
@@ -119,19 +141,28 @@ def summarize(events: list[dict[str, Any]], provider: str) -> dict[str, Any]:
     """ONNX Runtime's profile events of one run, counted; `provider` is where every kernel should have run."""
     ops: dict[str, int] = {}
     placement: dict[str, int] = {}
-    nodes = []
-    for event in events:
-        if event.get("cat") != "Node" or not event["name"].endswith(_KERNEL):
-            continue
-        op, used = event["args"]["op_name"], event["args"]["provider"]
-        ops[op] = ops.get(op, 0) + 1
-        placement[used] = placement.get(used, 0) + 1
-        name = event["name"][: -len(_KERNEL)]
-        nodes.append({"name": name, "op": op, "provider": used, "us": event["dur"]})
+    nodes = _nodes(events)
+    for node in nodes:
+        ops[node["op"]] = ops.get(node["op"], 0) + 1
+        placement[node["provider"]] = placement.get(node["provider"], 0) + 1
     unexpected = [
         f"{n['name']} ({n['op']}) ran on {n['provider']}" for n in nodes if n["provider"] != provider
     ]
     return {"ops": ops, "placement": placement, "unexpected": unexpected, "nodes": nodes}
+
+
+def _nodes(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Name, operator, provider and microseconds of each kernel that ran."""
+    return [
+        {
+            "name": event["name"][: -len(_KERNEL)],
+            "op": event["args"]["op_name"],
+            "provider": event["args"]["provider"],
+            "us": event["dur"],
+        }
+        for event in events
+        if event.get("cat") == "Node" and event["name"].endswith(_KERNEL)
+    ]
 
 
 def check_file(path: Path) -> None:

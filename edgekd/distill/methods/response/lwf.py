@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from edgekd.core.classes import places
 from edgekd.core.config import Config
 from edgekd.core.errors import UsageError
 from edgekd.distill.card import Card
@@ -29,7 +30,7 @@ CARD = Card(
     catalogue_id="lwf",
     knowledge="response",
     scheme="offline",
-    needs="one teacher: the old model, whose classes are among the student's",
+    needs="one teacher: the old model, whose classes (`labels:` in a recipe) are among the student's",
     defaults=(
         "T = 2, task weight 1, weight 1/4: the paper's lambda = 1 multiplies a cross-entropy at T = 2 "
         "without T^2; the target's entropy, a constant, is left out"
@@ -52,14 +53,7 @@ def old_columns(old: tuple[str, ...] | None, all_classes: tuple[str, ...] | None
     """
     if old is None or all_classes is None:
         return None
-    for name in old:
-        if name not in all_classes:
-            raise UsageError(
-                f"the teacher's class `{name}` is not among the student's classes",
-                choices=all_classes,
-                fix="train the student on data whose classes include the teacher's, named alike",
-            )
-    return tuple(all_classes.index(name) for name in old)
+    return places(old, all_classes, whose="the teacher's")
 
 
 def of_old_classes(student_logits: Tensor, num_old: int, columns: tuple[int, ...] | None) -> Tensor:
