@@ -25,6 +25,12 @@ def transposed_images(place: Place) -> Outcome:
     return audited(place, images=np.ascontiguousarray(tinted().test[0].transpose(0, 2, 1, 3)))
 
 
+@defect("layout|accuracy")
+def arrays_reshaped_instead_of_transposed(place: Place) -> Outcome:
+    images = tinted().test[0]
+    return audited(place, images=images.transpose(0, 3, 1, 2).reshape(images.shape))
+
+
 @defect("accuracy|preprocessing")
 def dark_images(place: Place) -> Outcome:
     """Stored linearly, where training saw gamma-encoded ones."""

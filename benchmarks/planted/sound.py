@@ -22,10 +22,9 @@ from planted.running import (
     test_file,
 )
 from planted.spoil import node
-from planted.zoo import Net, built, gray, save_folder, save_npz, tinted
+from planted.zoo import IMAGENET, Net, built, gray, save_folder, save_npz, tinted
 
 GRAY = Net(data="gray", kernel=3, stride=1, mean=(0.0,), std=(1.0,))
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def _plain(net: Net, **gate: Any) -> Any:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgekd.cli.options import DEFAULT_STORE, FreshOption, JsonOption, QuietOption, StoreOption
+from edgekd.cli.options import (
+    DEFAULT_STORE,
+    FreshOption,
+    JsonOption,
+    QuietOption,
+    StoreOption,
+    WaitOption,
+    waiting_for,
+)
 
 if TYPE_CHECKING:
     from edgekd.pipeline.audit import Audited
@@ -54,6 +62,7 @@ def command(
             help="Choose a profile that fits (`5m`), and end resumably when the time is up; exit code 75."
         ),
     ] = None,
+    wait: WaitOption = None,
     example: Annotated[bool, typer.Option("--example", help="Print a commented specification.")] = False,
     fresh: FreshOption = False,
     store: StoreOption = DEFAULT_STORE,
@@ -90,10 +99,10 @@ def command(
         targets=tuple(target or ["local"]),
         against=other,
         train_data=train_data,
-        max_seconds=parse_duration(time),
+        max_seconds=parse_duration(time, hint="--time"),
         fresh=fresh,
     )
-    with display(quiet=quiet or json_) as listener:
+    with display(quiet=quiet or json_) as listener, waiting_for(wait):
         audited = audit(request, Store(store), [listener])
     _tell(audited, quiet=quiet, json_=json_)
     return audited.exit_code

@@ -5,6 +5,7 @@
       record.json          a RunRecord
       events.jsonl         what happened, one JSON object a line: {"event": ..., "step": ..., "at": ...}
       measurements.jsonl   the final session, one Measurement a line
+      measurements.sha256  its digest: what was changed by hand is not judged
       verdict.json         the gate's Verdict
       steps/NN-name        link to the step's artifact in the store
       evalsets/DIGEST      link to an evaluation set in the store

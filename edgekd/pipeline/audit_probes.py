@@ -293,12 +293,15 @@ def _simplest(seen: Sequence[_Seen], right: Callable[[_Seen], npt.NDArray[np.boo
 def _told(
     case: Case, best: _Seen, before: _Seen, right: npt.NDArray[np.bool_], then: npt.NDArray[np.bool_]
 ) -> Iterator[Finding]:
-    if best.by is None or not sanity.clearly_better(then, right):
+    """An explanation must explain: one in another order of classes at least half of the images."""
+    share, in_order = float(right.mean()), right is best.plain
+    explains = not sanity.near_chance(share, case.num_own) and (in_order or share >= 0.5)
+    if best.by is None or not explains or not sanity.clearly_better(then, right):
         return
-    also = "" if right is best.plain else " and its outputs in another order of classes"
+    also = "" if in_order else " and its outputs in another order of classes"
     yield Finding(
         name=best.by.name,
-        text=f"with {best.by.words}{also} it scores {right.mean():.1%} instead of "
+        text=f"with {best.by.words}{also} it scores {share:.1%} instead of "
         f"{before.plain.mean():.1%} on {len(right):,} images",
         fix=best.by.fix,
         target=case.target,
@@ -315,6 +318,9 @@ def alternatives(case: Case) -> Iterator[Alternative]:
         words = "red and blue exchanged"
         yield Alternative("channel-order", words, lambda rows: case.images[rows][..., ::-1], given, fix)
         yield from _values(case, given, to)
+    if given.num_channels == 3:
+        fix = "the arrays were reshaped where they should have been transposed: make them again"
+        yield Alternative("layout", "channels-first bytes", partial(_channels_first, case), given, fix)
     if height_width[0] == height_width[1]:
         fix = "look at how the arrays were made, or how the graph was exported"
         words = "height and width exchanged"
@@ -363,6 +369,13 @@ def _fittings(case: Case) -> Iterator[Alternative]:
             yield Alternative(
                 "resize", words, partial(_refitted, case, other), case.preprocess, f"preprocess: {words}"
             )
+
+
+def _channels_first(case: Case, rows: Rows) -> Images:
+    """The same bytes, taken for `[C, H, W]`."""
+    images = case.images[rows]
+    count, height, width, channels = images.shape
+    return images.reshape(count, channels, height, width).transpose(0, 2, 3, 1)
 
 
 def _refitted(case: Case, fitting: Fitting, rows: Rows) -> Images:

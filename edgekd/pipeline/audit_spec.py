@@ -175,6 +175,7 @@ FINDINGS = {
     "preprocessing": "another common preprocessing scores clearly better",
     "channel-order": "with red and blue exchanged it scores clearly better",
     "resize": "with another way to the input size it scores clearly better",
+    "layout": "with the bytes of each image read channels-first it scores clearly better",
     "transposed": "with height and width exchanged it scores clearly better",
     "inverted": "with dark and bright exchanged it scores clearly better",
     "label-order": "with the outputs in another order of classes it scores clearly better",

@@ -110,6 +110,14 @@ def test_a_verdict_changed_by_hand_is_noticed(copied: Path) -> None:
         confirm(copied)
 
 
+def test_limits_changed_by_hand_are_not_judged_by(copied: Path) -> None:
+    lock = copied / "recipe.lock.yaml"
+    lock.write_text(lock.read_text().replace("80%", "10%"))
+    verdict = rejudge(copied)
+    assert verdict.outcome == "inconclusive"
+    assert "limits-changed" in {result.finding for result in verdict.results}
+
+
 def test_a_model_exported_anew_is_not_judged_by_the_old_one(ended: tuple[Path, Audited]) -> None:
     folder, audited = ended
     before = (folder / "model.onnx").read_bytes()

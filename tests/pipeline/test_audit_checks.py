@@ -141,6 +141,23 @@ def test_classes_without_images_and_images_without_classes_are_told(tmp_path: Pa
     assert found_in(read) == ["missing-classes", "unknown-classes"]
 
 
+def test_a_recipe_lends_its_test_images(tmp_path: Path) -> None:
+    pixels, labels = images(120)
+    np.savez(
+        tmp_path / "all.npz",
+        x_train=pixels[60:],
+        y_train=labels[60:],
+        x_test=pixels[:60],
+        y_test=labels[:60],
+        classes=np.array(CLASSES),
+    )
+    recipe = f"data: {{source: arrays, file: {tmp_path / 'all.npz'}}}\nteacher: {{network: resnet_cifar}}\n"
+    (tmp_path / "recipe.yaml").write_text(recipe + "steps: [teacher]\n")
+    read = evaluation(tmp_path, data=tmp_path / "recipe.yaml")
+    assert len(read.split) == 60
+    assert read.classes == CLASSES
+
+
 def test_folders_that_are_numbers_number_the_outputs(tmp_path: Path) -> None:
     folder = arrays(tmp_path / "data")
     (folder / "classes.txt").write_text("2\n1\n0\n")
@@ -192,6 +209,7 @@ def test_a_sound_graph_has_no_findings(tmp_path: Path) -> None:
     [
         (lambda pixels: np.ascontiguousarray(pixels[..., ::-1]), "channel-order"),
         (lambda pixels: 255 - pixels, "inverted"),
+        (lambda pixels: pixels.transpose(0, 3, 1, 2).reshape(pixels.shape), "layout"),
     ],
 )
 def test_images_fed_wrongly_are_recognized(tmp_path: Path, spoil: Any, expected: str) -> None:
