@@ -22,7 +22,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ from edgekd.distill.recorded import Recorder, Whole
 from edgekd.distill.settings import DistillSettings
 from edgekd.distill.sources import LoaderStream
 from edgekd.distill.update import Rules
-from edgekd.measure.statistics import paired_difference
+from edgekd.measure.distributions import normal_quantile, student_t_quantile
 from edgekd.networks.initialize import init_weights
 from edgekd.networks.model import Model, build_model
 from edgekd.networks.resize import Normalize
@@ -66,6 +66,7 @@ from edgekd.train.seeding import reproducible
 NAME = "methods_on_cifar"
 NUM_TRAIN, NUM_SCORED, NUM_UNLABELED = 20_000, 5_000, 25_000
 BATCH, EPOCHS, VARIANTS = 128, 3, 3
+UPDATES_A_EPOCH = NUM_TRAIN // BATCH
 ANSWERS_BYTES = 32 << 30
 """Room for every tap of the teacher, so that each is computed once for all methods."""
 RULES = Rules(
@@ -105,7 +106,7 @@ class Piece:
 
     @property
     def updates(self) -> int:
-        return self.num_epochs * (NUM_TRAIN // BATCH)
+        return self.num_epochs * UPDATES_A_EPOCH
 
     def is_row(self, row: Mapping[str, Any]) -> bool:
         mine = (self.method, self.seed, dict(self.settings), self.updates)
@@ -130,7 +131,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     if arguments.table:
-        print(table(comparable(rows(NAME), arguments.epochs)))
+        print(f"{table(rows(NAME))}\n\n{looks(rows(NAME))}")
         return
     torch.set_num_threads(arguments.threads)
     found = material(arguments.data, arguments.teachers, arguments.answers)
@@ -151,7 +152,7 @@ def main() -> None:
 
 def comparable(found: list[dict[str, Any]], num_epochs: int) -> list[dict[str, Any]]:
     """The rows of students that got so many epochs of updates."""
-    return [row for row in found if row["student_updates"] == num_epochs * (NUM_TRAIN // BATCH)]
+    return [row for row in found if row["student_updates"] == num_epochs * UPDATES_A_EPOCH]
 
 
 def pieces(methods: Sequence[str], shard: str) -> list[tuple[str, int]]:
@@ -317,29 +318,56 @@ def engine_for(
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """Markdown: every method against `none`, paired image by image over the seeds that both have."""
-    control = {row["seed"]: row for row in found if row["method"] == "none"}
+    """Markdown: every method from its defaults against `none`, paired image by image.
+
+    The interval has two parts, joined as squares: other images, and other seeds, whose spread is pooled over
+    the methods with several of them. Images alone would call the luck of a training an effect.
+    """
+    grouped = by_label(plain(found))
     lines = [
         "| method | accuracy | seeds | against `none` (95 %) | verdict | CPU s |",
         "|---|---|---|---|---|---|",
     ]
-    return "\n".join([*lines, *table_rows(found, control)])
+    return "\n".join([*lines, *table_rows(grouped, Spread.of(grouped.values()))])
 
 
-def table_rows(found: list[dict[str, Any]], control: dict[int, dict[str, Any]]) -> Iterator[str]:
+def looks(found: list[dict[str, Any]]) -> str:
+    """Markdown: closer looks, each against `none` of as many updates; the seeds' spread is the table's."""
+    spread = Spread.of(by_label(plain(found)).values())
+    lines = [
+        "| method | epochs | accuracy | `none` | against `none` (95 %) | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    for updates in sorted({row["student_updates"] for row in found}):
+        alike = [row for row in found if row["student_updates"] == updates]
+        control = [row for row in alike if row["method"] == "none"]
+        first = [row for row in plain(alike) if row["student_updates"] == EPOCHS * UPDATES_A_EPOCH]
+        for name, group in sorted(by_label([row for row in alike if row not in first]).items()):
+            if group[0]["method"] != "none" and control:
+                against, verdict = compared(group, control, spread)
+                cells = [
+                    name,
+                    str(updates // UPDATES_A_EPOCH),
+                    shares(group),
+                    shares(control),
+                    against,
+                    verdict,
+                ]
+                lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def plain(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of methods from their defaults, trained for as long as the table says."""
+    own = [row for row in found if row["settings"] == SETTINGS.get(row["method"], {})]
+    return comparable(own, EPOCHS)
+
+
+def by_label(found: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     grouped: dict[str, list[dict[str, Any]]] = {}
     for row in found:
         grouped.setdefault(label(row), []).append(row)
-    means = {name: float(np.mean([row["accuracy"] for row in group])) for name, group in grouped.items()}
-    for name in sorted(grouped, key=lambda name: -means[name]):
-        group = grouped[name]
-        spread = [100 * row["accuracy"] for row in group]
-        shown = f"{np.mean(spread):.2f}" + (
-            f" ({min(spread):.2f} to {max(spread):.2f})" if len(group) > 1 else ""
-        )
-        against, verdict = compared(group, control) if name != "`none`" else ("-", "the control")
-        seconds = float(np.median([row.get("cpu_seconds", row["seconds"]) for row in group]))
-        yield f"| {name} | {shown} | {len(group)} | {against} | {verdict} | {seconds:.0f} |"
+    return grouped
 
 
 def label(row: dict[str, Any]) -> str:
@@ -348,18 +376,58 @@ def label(row: dict[str, Any]) -> str:
     return f"`{row['method']}`" + (f" {json.dumps(changed)}" if changed else "")
 
 
-def compared(group: list[dict[str, Any]], control: dict[int, dict[str, Any]]) -> tuple[str, str]:
-    """The paired difference in points, pooled over the seeds, and what it says."""
-    pairs = [(bits(row), bits(control[row["seed"]])) for row in group if row["seed"] in control]
-    if not pairs:
-        return "-", "no control of this seed"
-    ours, theirs = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    lost, won = int((theirs & ~ours).sum()), int((ours & ~theirs).sum())
-    interval = paired_difference(lost, won, len(ours))
-    difference = 100 * (won - lost) / len(ours)
-    low, high = sorted((-100 * interval.low, -100 * interval.high))
-    verdict = "better" if low > 0 else "worse" if high < 0 else "can't tell"
-    return f"{difference:+.2f} ({low:+.2f} to {high:+.2f})", verdict
+@dataclass(frozen=True)
+class Spread:
+    """How far trainings differ that differ in the seed only: standard deviation, degrees of freedom."""
+
+    sd: float
+    degrees: int
+
+    @classmethod
+    def of(cls, groups: Iterable[list[dict[str, Any]]]) -> Spread:
+        """Pooled over the groups with several seeds."""
+        several = [np.array([row["accuracy"] for row in group]) for group in groups if len(group) > 1]
+        squares = sum(float(np.square(one - one.mean()).sum()) for one in several)
+        degrees = sum(len(one) - 1 for one in several)
+        return cls(math.sqrt(squares / degrees) if degrees else 0.0, degrees)
+
+    def half_width(self, *num_seeds: int) -> float:
+        """Of the 95 % interval of a difference of two means over so many seeds each."""
+        if not self.degrees:
+            return math.inf
+        return student_t_quantile(0.975, self.degrees) * self.sd * math.sqrt(sum(1 / n for n in num_seeds))
+
+
+def table_rows(grouped: Mapping[str, list[dict[str, Any]]], spread: Spread) -> Iterator[str]:
+    control = grouped["`none`"]
+    for name in sorted(grouped, key=lambda name: -float(right(grouped[name]).mean())):
+        group = grouped[name]
+        against, verdict = ("-", "the control") if group is control else compared(group, control, spread)
+        seconds = float(np.median([row.get("cpu_seconds", row["seconds"]) for row in group]))
+        yield f"| {name} | {shares(group)} | {len(group)} | {against} | {verdict} | {seconds:.0f} |"
+
+
+def shares(group: list[dict[str, Any]]) -> str:
+    all_of = [100 * row["accuracy"] for row in group]
+    several = f" ({min(all_of):.2f} to {max(all_of):.2f})" if len(group) > 1 else ""
+    return f"{np.mean(all_of):.2f}{several}"
+
+
+def compared(group: list[dict[str, Any]], control: list[dict[str, Any]], spread: Spread) -> tuple[str, str]:
+    """The paired difference of the means over the seeds, in points, and what it says."""
+    differences = 100 * (right(group) - right(control))
+    mean, images = (
+        differences.mean(),
+        normal_quantile(0.975) * differences.std(ddof=1) / math.sqrt(NUM_SCORED),
+    )
+    half = math.hypot(images, 100 * spread.half_width(len(group), len(control)))
+    verdict = "better" if mean > half else "worse" if mean < -half else "can't tell"
+    return f"{mean:+.2f} ± {half:.2f}", verdict
+
+
+def right(group: list[dict[str, Any]]) -> npt.NDArray[np.float64]:
+    """Of every image, the share of seeds that are right."""
+    return np.mean([bits(row) for row in group], axis=0)
 
 
 def bits(row: dict[str, Any]) -> npt.NDArray[np.bool_]:

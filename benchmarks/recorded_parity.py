@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--teachers", type=Path, help="folder with resnet20-12fca82f.th")
     parser.add_argument("--answers", type=Path, default=Path("/tmp/edgekd-answers"))
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="*", default=SEEDS, help="only these, to share the work")
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     if arguments.table:
@@ -69,7 +70,7 @@ def main() -> None:
         return
     torch.set_num_threads(arguments.threads)
     found = material(arguments.data, arguments.teachers, arguments.answers)
-    for seed in SEEDS:
+    for seed in arguments.seeds:
         for arm in ARMS:
             if (arm, seed) not in {(row["arm"], row["seed"]) for row in rows(NAME)}:
                 row = one(found, arm, seed, arguments.threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from edgekd.core.measurement import Measurement
 from edgekd.report.formatting import NAMES
@@ -18,11 +19,13 @@ def caveats_of(source: Source) -> tuple[str, ...]:
         *source.problems,
         *_unfinished(source),
         *_emulated(source),
+        *_experimental(source),
         *_invalid(source),
         *_remarks(source),
         *_few_images(source),
         *_probes(source),
         *_reused(source),
+        *_not_timed_again(source),
         *_told(source),
     ]
     return tuple(dict.fromkeys(found))
@@ -37,6 +40,14 @@ def _unfinished(source: Source) -> Iterator[str]:
 def _emulated(source: Source) -> Iterator[str]:
     for target in dict.fromkeys(m.target for m in source.measurements if m.device.get("emulated")):
         yield f"`{target}` is emulated: its numbers say nothing about the device's speed."
+
+
+def _experimental(source: Source) -> Iterator[str]:
+    by = {m.target: m.device.get("target", {}) for m in source.measurements}
+    for name, settings in by.items():
+        if settings.get("experimental"):
+            kind = settings.get("kind")
+            yield f"`{name}` is reached by {kind}, which is experimental: untried on real hardware."
 
 
 def _titles(source: Source) -> dict[str, str]:
@@ -94,6 +105,17 @@ def _reused(source: Source) -> Iterator[str]:
     }
     for subject, other, target in sorted(pairs):
         yield f"{subject} was not timed on {target}: its graph is that of {other}, whose times are reused."
+
+
+def _not_timed_again(source: Source) -> Iterator[str]:
+    """From the record, so that a step which was found in the store says it as well."""
+    for step in source.record.steps:
+        timed: Any = step.measured
+        for name in ("selection", "remeasured", "p50_ms"):
+            timed = timed.get(name) if isinstance(timed, dict) else None
+        for target, one in timed.items() if isinstance(timed, dict) else ():
+            if isinstance(one, dict) and one.get("again") is False:
+                yield f"{step.name}: {target} was out of reach to time the winner again: the table counted."
 
 
 def _told(source: Source) -> Iterator[str]:

@@ -52,7 +52,7 @@ class LimitFact:
 @dataclass(frozen=True)
 class WaterfallRow:
     """One subject on one target. `numbers` has accuracy, drop_previous, drop_teacher, p50, p90, speedup,
-    size and memory, as far as they were measured."""
+    size, memory and those of `FURTHER`, as far as they were measured."""
 
     position: int
     name: str
@@ -67,6 +67,16 @@ class WaterfallRow:
     numbers: dict[str, Number]
 
 
+FURTHER = {
+    "cold_start": "Cold start",
+    "host_agreement": "Agreement with the host",
+    "throughput": "Throughput",
+    "sustained": "Sustained slow-down",
+    "energy": "Energy of one answer",
+}
+"""Numbers that stand in a table of their own, where there are any."""
+
+
 @dataclass(frozen=True)
 class TargetFact:
     """All rows on one target, and what the device says of itself."""
@@ -75,6 +85,12 @@ class TargetFact:
     device: dict[str, Any]
     protocol: dict[str, Any]
     rows: tuple[WaterfallRow, ...]
+
+    @property
+    def further(self) -> dict[str, str]:
+        """Those of `FURTHER` that any row has a value of."""
+        taken = {key for row in self.rows for key, one in row.numbers.items() if one.value is not None}
+        return {key: name for key, name in FURTHER.items() if key in taken}
 
 
 @dataclass(frozen=True)

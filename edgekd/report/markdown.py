@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from edgekd.core.verdict import Outcome
 from edgekd.report.ablation import NOTES, gain_text, kind_text, left_out_text
@@ -81,8 +81,17 @@ def number_cell(number: Number) -> str:
 
 def _waterfall(target: TargetFact) -> str:
     columns = [(key, name) for key, name in _COLUMNS if any(key in row.numbers for row in target.rows)]
-    rows = [_row(row, [key for key, _ in columns]) for row in target.rows]
-    return f"## On {escape(target.name)}\n\n" + table(["row", *(name for _, name in columns)], rows)
+    title = f"## On {escape(target.name)}"
+    return "\n\n".join([title, _table(target, dict(columns)), *_further(target)])
+
+
+def _further(target: TargetFact) -> Iterator[str]:
+    if target.further:
+        yield _table(target, {key: name.lower() for key, name in target.further.items()})
+
+
+def _table(target: TargetFact, columns: Mapping[str, str]) -> str:
+    return table(["row", *columns.values()], [_row(row, list(columns)) for row in target.rows])
 
 
 def _row(row: WaterfallRow, keys: Sequence[str]) -> list[str]:

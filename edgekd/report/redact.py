@@ -51,13 +51,29 @@ def redact(facts: Facts) -> Facts:
     )
 
     def clean(text: str) -> str:
-        for form in _FORMS:
-            text = form.sub(GONE, text)
+        text = _without_forms(text)
         return words.sub(GONE, text) if words else text
 
     result = _walk(facts, clean)
     assert isinstance(result, Facts)
     return result
+
+
+def without_places(value: Any) -> Any:
+    """Plain data whose texts name no path of a machine, no remote and no address; its keys stay."""
+    if isinstance(value, str):
+        return _without_forms(value)
+    if isinstance(value, Mapping):
+        return {key: without_places(below) for key, below in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(without_places(below) for below in value)
+    return value
+
+
+def _without_forms(text: str) -> str:
+    for form in _FORMS:
+        text = form.sub(GONE, text)
+    return text
 
 
 def _own_names() -> Iterator[str]:

@@ -17,6 +17,11 @@ PLAIN: dict[str, Quantity] = {
     "p90": "latency_p90_ms",
     "size": "size_bytes",
     "memory": "memory_bytes",
+    "cold_start": "cold_start_ms",
+    "host_agreement": "host_agreement",
+    "throughput": "throughput_ips",
+    "sustained": "sustained_ratio",
+    "energy": "energy_mj",
 }
 
 

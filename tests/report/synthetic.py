@@ -167,6 +167,8 @@ class Synthetic:
             self._measurement(target, row, "latency_p90_ms", p90, interval=p90_interval),
             self._measurement(target, row, "size_bytes", row.size_bytes, n=1),
             self._measurement(target, row, "memory_bytes", memory, interval=memory_interval, n=3),
+            self._measurement(target, row, "cold_start_ms", 41.0 + row.size_bytes / 1e6, n=5),
+            self._measurement(target, row, "host_agreement", 1.0 if row.precision == "fp32" else 0.998),
         ]
         missing = "no energy counter is readable on this device"
         return [*made, self._measurement(target, row, "energy_mj", None, n=0, not_measured=missing)]

@@ -272,6 +272,15 @@ def test_noise_is_told_once_for_a_whole_target(make_run: MakeRun) -> None:
     assert sum("p50 spread between processes" in one for one in caveats) == 2
 
 
+def test_an_experimental_way_to_a_device_is_told(make_run: MakeRun) -> None:
+    settings = {"kind": "adb", "experimental": True}
+    by_adb = facts_of(
+        make_run(change=lambda m: m.model_copy(update={"device": {**m.device, "target": settings}}))
+    )
+    assert "`local` is reached by adb, which is experimental: untried on real hardware." in by_adb.caveats
+    assert not any("experimental" in one for one in facts_of(make_run()).caveats)
+
+
 def test_what_was_not_measured_has_its_reason(run_folder: Path) -> None:
     found = facts_of(run_folder).not_measured
     assert "openvino on pi5: the runtime is not installed there" in found

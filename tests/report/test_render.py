@@ -143,6 +143,21 @@ def test_json_carries_verdict_and_numbers(run_folder: Path, tmp_path: Path) -> N
     assert "png" not in document["classes"]["errors"][0]
 
 
+def test_what_else_was_measured_has_a_table_of_its_own(make_run: MakeRun, tmp_path: Path) -> None:
+    folder = make_run()
+    page, markdown = (render(folder, tmp_path)[name].read_text() for name in ("html", "md"))
+    assert "Also measured on local" in page
+    assert "| row | cold start | agreement with the host |" in markdown
+    assert "energy of one answer" not in markdown, "nothing reads it here: its reason stands elsewhere"
+    assert "99.80 %" in markdown
+
+
+def test_where_nothing_else_was_measured_there_is_no_further_table(make_run: MakeRun, tmp_path: Path) -> None:
+    further = ("cold_start_ms", "host_agreement")
+    folder = make_run(change=lambda one: None if one.quantity in further else one)
+    assert "Also measured" not in render(folder, tmp_path)["html"].read_text()
+
+
 def test_markdown_tables_have_equal_rows(run_folder: Path, tmp_path: Path) -> None:
     text = render(run_folder, tmp_path, ("md",))["md"].read_text()
     for block in re.findall(r"(?:^\|.*\|\n?)+", text, flags=re.MULTILINE):
