@@ -67,7 +67,7 @@ def _answer(finished: Finished, script: str, where: str) -> dict[str, Any]:
         raise TargetError(
             f"its Python is {found[0]['too_old']}; {oldest} or newer is needed",
             where=where,
-            fix="install a newer one there and name it: `python: [/usr/bin/python3.11]` in the devices file",
+            fix="install a newer one there and name it in the devices file (`python`)",
         )
     answer: dict[str, Any] = found[0]["answer"]
     return answer

@@ -44,6 +44,8 @@ PROTOCOL = 1
 _TICK_S = 5.0
 _DEAF_S = 60.0
 _PIECE = 4096
+_PATIENCE_S = 10.0
+"""How long a keeper that is told to end may take: killing and removing take their time."""
 
 
 class Ended(Exception):
@@ -123,6 +125,7 @@ class Keeper:
         self._lock = -1
         self.command: Command | None = None
         self._heard, self._rest = time.monotonic(), b""
+        self._told: dict[str, float] = {}
         self.home = cache_home()
         self.cache = Cache(self.home / "objects", settings["cache_bytes"])
 
@@ -162,14 +165,21 @@ class Keeper:
         return all(note.get("id") in self.settings["replaces"] for note in ahead)
 
     def _replace(self, ahead: list[dict[str, Any]]) -> None:
-        """End the keepers of sessions that our own host has lost: nobody else can know of them yet."""
+        """End the keepers of sessions that our own host has lost: nobody else can know of them yet.
+
+        One that does not hear is killed; what it leaves is removed as any orphan is.
+        """
         for note in ahead:
             if note["ours"] and note.get("id") in self.settings["replaces"]:
+                told = self._told.setdefault(note["id"], time.monotonic())
+                deaf = time.monotonic() - told > _PATIENCE_S
                 with contextlib.suppress(OSError):
-                    os.kill(int(note["pid"]), signal.SIGTERM)
+                    os.kill(int(note["pid"]), signal.SIGKILL if deaf else signal.SIGTERM)
 
     def _listen(self, seconds: float) -> None:
         """Hear the host and the command for that long; answer what is asked. Raises `Ended`."""
+        if self._lock >= 0:
+            os.utime(self._lock)
         streams = [] if self.command is None else self.command.streams()
         seconds = seconds if self.command is None else min(seconds, self.command.patience_s())
         readable, _, _ = select.select([0, *streams], [], [], seconds)

@@ -17,6 +17,7 @@ from typing import Any
 
 from edgekd.core.errors import TargetError
 from edgekd.targets import lease
+from edgekd.targets.lost_sessions import Note, lost_sessions
 from edgekd.targets.processes import kill_group, late
 from edgekd.targets.target import Finished
 from edgekd.targets.transport import Transport, full_disk
@@ -31,9 +32,6 @@ _MODULES = ("traces", "tickets", "keeper")
 _OLD_PYTHON = "edgekd-needs-python-3.8"
 _CHATTER_LINES = 20
 
-_lost: dict[str, list[str]] = {}
-"""Device -> sessions of this process whose link broke: the next one may take their place in the queue."""
-
 
 class KeeperLink:
     """One keeper. `settings` are added to those that every session has."""
@@ -46,7 +44,12 @@ class KeeperLink:
         self._writing, self._over = threading.Lock(), threading.Event()
         self._number, self._queued = 0, False
         program = _program({**self._settings(), **settings})
-        self._process = transport.start(_command(python, len(program)))
+        self._note = Note(transport.name, self._id)
+        try:
+            self._process = transport.start(_command(python, len(program)))
+        except BaseException:
+            self._note.close(lost=False)
+            raise
         for work in (self._read, self._beat):
             threading.Thread(target=work, name=f"edgekd-{transport.name}", daemon=True).start()
         self._write(program)
@@ -57,7 +60,7 @@ class KeeperLink:
             "who": lease.who(),
             "wait_s": lease.wait_s(),
             "silence_s": SILENCE_S,
-            "replaces": _lost.get(self._transport.name, []),
+            "replaces": lost_sessions(self._transport.name),
         }
 
     def ready(self) -> dict[str, Any]:
@@ -65,7 +68,6 @@ class KeeperLink:
         while True:
             said = self._next(_START_S + (lease.wait_s() if self._queued else 0.0))
             if said["event"] == "ready":
-                _lost.pop(self._transport.name, None)
                 return said
             if said["event"] == "queued":
                 self._queued = True
@@ -127,8 +129,7 @@ class KeeperLink:
         except subprocess.TimeoutExpired:
             kill_group(self._process)
             self._process.wait()
-        if self._process.returncode != 0:
-            _lost.setdefault(self._transport.name, []).append(self._id)
+        self._note.close(lost=self._process.returncode != 0)
 
     def _refusal(self, doing: str, said: Mapping[str, Any]) -> TargetError:
         name = self._transport.name
@@ -152,8 +153,8 @@ class KeeperLink:
 
     def _beat(self) -> None:
         while not self._over.wait(BEAT_S):
-            with suppress(TargetError):
-                self._write(b"\n")
+            self._note.touch()
+            self._write(b"\n")
 
     def _write(self, data: bytes) -> None:
         assert self._process.stdin is not None
@@ -168,7 +169,11 @@ class KeeperLink:
         try:
             said = self._answers.get(timeout=seconds)
         except queue.Empty:
-            raise TargetError(f"no answer within {seconds:.0f} s", where=self._transport.name) from None
+            raise TargetError(
+                f"no answer within {seconds:.0f} s",
+                where=self._transport.name,
+                fix="it may be overloaded, or its session stopped; run the same command again: it continues",
+            ) from None
         if said is None or said["event"] == "over":
             self._answers.put(said)
             raise self._failure() if said is None else self._ended(said["reason"])
@@ -218,12 +223,15 @@ def _program(settings: dict[str, Any]) -> bytes:
 
 
 def _command(python: str, size: int) -> str:
-    """Nothing but digits in it changes, so that no shell can misread it."""
+    """Nothing but digits in it changes, so that no shell can misread it.
+
+    -B: where the user may write into the system's folders, Python would leave its byte code there.
+    """
     first = (
         f'import sys;sys.version_info<(3,8) and sys.exit("{_OLD_PYTHON} "+sys.version.split()[0]);'
         f"exec(sys.stdin.buffer.read({size}))"
     )
-    return f"cd / && exec {shell_path(python)} -u -c {shlex.quote(first)} 2>&1"
+    return f"cd / && exec {shell_path(python)} -uB -c {shlex.quote(first)} 2>&1"
 
 
 def shell_path(path: str) -> str:

@@ -85,7 +85,13 @@ def explain(said: str, name: str, pinned: str, secrets: Iterable[str]) -> Target
             return TargetError(meaning, where=name, fix=fix.format(name=name, variable=variable(name)))
     lines = [line for line in said.splitlines() if line.strip() and not line.startswith(_NOISE)]
     tail = redact(" ".join(lines)[-_TAIL_CHARACTERS:], secrets)
-    return TargetError(f"the ssh connection failed: {tail or 'without a word'}", where=name)
+    if not tail:
+        return TargetError(
+            "the link to it was lost without a word: ssh here or its session there was killed",
+            where=name,
+            fix="run the same command again: it continues where it was",
+        )
+    return TargetError(f"the ssh connection failed: {tail}", where=name)
 
 
 def _other_key(said: str, name: str, pinned: str) -> TargetError | None:

@@ -19,6 +19,10 @@ VARIABLE = "EDGEKD_SESSION"
 """Set for every command of a session, so that what left the folder is found as well."""
 _YOUNG_S = 60.0
 _KILLING_S = 5.0
+_HUNG_S = 90.0
+"""A keeper that lives and has not touched its lock for so long hangs: it was stopped."""
+_SECOND_LOOK_S = 8.0
+"""Longer than a keeper is silent. Clocks jump, as when a board without a battery hears from the network."""
 _LOCK = ".keeper"
 
 
@@ -40,16 +44,17 @@ def cache_home() -> Path:
 
 
 def make_session(root: Path) -> tuple[Path, int]:
-    """A private folder, and the lock that says its keeper lives."""
+    """A private folder, and the lock that says its keeper lives, and which process it is."""
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="s-", dir=root)).resolve()
     lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
+    os.write(lock, b"%d" % os.getpid())
     return folder, lock
 
 
 def remove_orphans(root: Path | str) -> int:
-    """Remove the folders of keepers that were killed, and what still runs there; returns how many."""
+    """Remove the folders of keepers that were killed or hang, and what runs there; returns how many."""
     found = [path for path in Path(root).glob("s-*") if _is_orphan(path)]
     for path in found:
         remove_session(path.resolve())
@@ -64,9 +69,25 @@ def _is_orphan(folder: Path) -> bool:
             return time.time() - folder.stat().st_mtime > _YOUNG_S  # its keeper may be about to lock it
         return False
     try:
-        return is_free(lock)
+        return is_free(lock) or _hung_and_killed(lock)
     finally:
         os.close(lock)
+
+
+def _hung_and_killed(lock: int) -> bool:
+    """End a keeper that holds the lock and does nothing any more; its host has given it up long since."""
+    seen = os.fstat(lock).st_mtime
+    if time.time() - seen <= _HUNG_S:
+        return False
+    time.sleep(_SECOND_LOOK_S)
+    if os.fstat(lock).st_mtime != seen:
+        return False
+    with contextlib.suppress(OSError, ValueError):
+        os.kill(int(os.pread(lock, 20, 0)), signal.SIGKILL)
+    deadline = time.monotonic() + _KILLING_S
+    while not is_free(lock) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return is_free(lock)
 
 
 def is_free(file: int) -> bool:

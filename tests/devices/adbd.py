@@ -8,12 +8,10 @@ Android: no SELinux, no Android binaries, and it runs as root.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,12 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekd.targets.adb import AdbTarget
+from tests.devices import namespaces
+from tests.devices.namespaces import THEIRS, THERE, ip, joined, missing, within
+from tests.devices.root_filesystem import extracted, kept
 
 SUITE = "trixie"
-PACKAGES = "adbd,mksh,toybox,python3.13-minimal,libpython3.13-stdlib,libc6,libstdc++6,libgcc-s1,zlib1g"
-OURS, THEIRS, PORT, SERVER_PORT = "192.0.2.1", "192.0.2.2", 5555, 5199
+PACKAGES = (
+    *("adbd", "mksh", "toybox", "python3.13-minimal", "libpython3.13-stdlib"),
+    *("libc6", "libstdc++6", "libgcc-s1", "zlib1g"),
+)
+PORT, SERVER_PORT = 5555, 5199
 NAME = "phone"
-BUILD_S, START_S = 300.0, 20.0
+START_S = 20.0
 # The last mount is small, so that it can be full. Android's folder for files of the shell is /data/local/tmp.
 DEVICE = """set -e
 R={root}
@@ -45,51 +49,17 @@ ADBD = "/usr/lib/android-sdk/platform-tools/adbd"
 
 def why_not() -> str | None:
     """What is missing here, or None."""
-    if os.geteuid() != 0:
-        return "needs root, for network namespaces"
-    programs = {"adb": "adb", "mmdebstrap": "mmdebstrap", "ip": "iproute2", "unshare": "util-linux"}
-    for program, package in programs.items():
-        if shutil.which(program) is None:
-            return f"needs `{program}` (Debian: `apt-get install --no-install-recommends {package}`)"
-    made = subprocess.run(
-        ["ip", "netns", "add", f"edgekd-try-{os.getpid()}"], capture_output=True, check=False
-    )
-    if made.returncode != 0:
-        return f"network namespaces are not allowed here: {made.stderr.decode().strip()}"
-    subprocess.run(["ip", "netns", "delete", f"edgekd-try-{os.getpid()}"], check=True)
-    return None
-
-
-def cache_folder() -> Path:
-    """`EDGEKD_DEVICE_TEST_CACHE`, or a private folder below the temporary one."""
-    chosen = os.environ.get("EDGEKD_DEVICE_TEST_CACHE")
-    folder = Path(chosen or Path(tempfile.gettempdir(), f"edgekd-device-tests-{os.getuid()}"))
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid() or folder.is_symlink():
-        raise PermissionError(f"{folder} belongs to somebody else")
-    return folder
+    lacking = missing({"adb": "adb", "mmdebstrap": "mmdebstrap", "unshare": "util-linux"})
+    return lacking or namespaces.why_not()
 
 
 def root_filesystem() -> Path:
     """The device's files, made once. Raises `RuntimeError` where Debian's archive cannot be reached."""
-    root = cache_folder() / f"adbd-{SUITE}"
-    with (cache_folder() / "adbd.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not root.exists():
-            part = root.with_suffix(".part")
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir()
-            _build(part)
-            part.rename(root)
-    return root
+    return kept(f"adbd-{SUITE}", [SUITE, PACKAGES, Path(__file__).read_text()], _build)
 
 
 def _build(root: Path) -> None:
-    words = ["mmdebstrap", "--quiet", "--variant=extract", f"--include={PACKAGES}", SUITE, str(root)]
-    built = subprocess.run(words, capture_output=True, timeout=BUILD_S, check=False)
-    if built.returncode != 0:
-        tail = built.stderr.decode(errors="replace").strip()[-500:]
-        raise RuntimeError(f"mmdebstrap cannot fetch {SUITE}'s adbd: {tail}")
+    extracted(root, SUITE, PACKAGES)
     for name in ("bin", "sbin", "lib", "lib64"):  # what Debian's package `base-files` would do
         (root / "usr" / name).mkdir(exist_ok=True)
         if not (root / name).exists():
@@ -139,7 +109,7 @@ class Adbd:
 
     def cable(self, state: str) -> None:
         """`up` or `down`."""
-        _ip("-n", self.theirs, "link", "set", "there", state)
+        ip("-n", self.theirs, "link", "set", THERE, state)
 
     def processes(self) -> list[str]:
         """Command lines of what runs on the device, adbd apart."""
@@ -163,54 +133,20 @@ class Adbd:
 @contextmanager
 def running_adbd(folder: Path) -> Iterator[Adbd]:
     """A device at the other end of a cable; afterwards no process, namespace or server is left."""
-    root, mark = root_filesystem(), f"edgekd-adb-{os.getpid()}"
-    device = Adbd(folder, root, f"{mark}-ours", f"{mark}-theirs")
-    process = None
-    try:
-        _lay_cable(device)
-        _make_program(device)
-        script = DEVICE.format(root=root, port=PORT, adbd=ADBD)
-        # Killing `unshare` kills the first process of its namespace, and with that all others.
-        words = [
-            "ip",
-            "netns",
-            "exec",
-            device.theirs,
-            "unshare",
-            "--mount",
-            "--pid",
-            "--fork",
-            "--kill-child",
-        ]
-        with (folder / "adbd.log").open("wb") as log:
-            process = subprocess.Popen([*words, "sh", "-c", script], stdout=log, stderr=log)
-        _wait_for(device, process)
-        yield device
-    finally:
-        _tear_down(device, process)
-
-
-def _lay_cable(device: Adbd) -> None:
-    for name in (device.ours, device.theirs):
-        _ip("netns", "add", name)
-    _ip(
-        "link",
-        "add",
-        "here",
-        "netns",
-        device.ours,
-        "type",
-        "veth",
-        "peer",
-        "name",
-        "there",
-        "netns",
-        device.theirs,
-    )
-    for name, address, end in ((device.ours, OURS, "here"), (device.theirs, THEIRS, "there")):
-        _ip("-n", name, "addr", "add", f"{address}/24", "dev", end)
-        _ip("-n", name, "link", "set", "lo", "up")
-        _ip("-n", name, "link", "set", end, "up")
+    root = root_filesystem()
+    with joined("adb") as (ours, theirs):
+        device, process = Adbd(folder, root, ours, theirs), None
+        try:
+            _make_program(device)
+            script = DEVICE.format(root=root, port=PORT, adbd=ADBD)
+            # Killing `unshare` kills the first process of its namespace, and with that all others.
+            apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script]
+            with (folder / "adbd.log").open("wb") as log:
+                process = subprocess.Popen([*within(theirs), *apart], stdout=log, stderr=log)
+            _wait_for(device, process)
+            yield device
+        finally:
+            _tear_down(device, process)
 
 
 def _make_program(device: Adbd) -> None:
@@ -219,7 +155,7 @@ def _make_program(device: Adbd) -> None:
     program = device.bin / "adb"
     home = f"HOME={device.folder} ANDROID_SDK_HOME={device.folder}"
     real = shutil.which("adb")
-    program.write_text(f'#!/bin/sh\nexec ip netns exec {device.ours} env {home} {real} "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec {" ".join(within(device.ours))} env {home} {real} "$@"\n')
     program.chmod(0o755)
 
 
@@ -239,9 +175,3 @@ def _tear_down(device: Adbd, process: subprocess.Popen[bytes] | None) -> None:
     if process is not None:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    for name in (device.ours, device.theirs):
-        subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
-
-
-def _ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)

@@ -13,16 +13,27 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from edgekd.core.errors import TargetError
 from edgekd.targets.host_keys import HostKey, parse_key
 from edgekd.targets.ssh import SshTarget
 
 SSHD = shutil.which("sshd") or next((p for p in ("/usr/sbin/sshd",) if Path(p).exists()), None)
 NEEDED = "an sshd (Debian: `apt-get install --no-install-recommends openssh-server`)"
 NAME = "board"
+LOOPBACK = "127.0.0.1"
 START_S = 60.0
+HOST = """
+import sys
+from edgekd.targets.ssh import SshTarget
+target = SshTarget.model_validate_json(sys.argv[1])
+with target.open() as session:
+    print(session.folder, flush=True)
+    session.run(["sleep", "1000"], timeout_s=1000)
+"""
+"""A program that has a session on the target it is given, and tells its folder."""
 _CONFIG = """
 Port {port}
 ListenAddress {host}
@@ -49,7 +60,7 @@ class Sshd:
     host: str
     port: int
     process: subprocess.Popen[bytes]
-    variables: dict[str, str] = field(default_factory=dict)
+    prefix: tuple[str, ...] = ()
 
     @property
     def home(self) -> Path:
@@ -85,6 +96,16 @@ class Sshd:
         pin = {"host_key": self.host_key.line, "fingerprint": self.host_key.fingerprint}
         return SshTarget.model_validate({"name": NAME, "python": sys.executable, **pin, **fields})
 
+    def keepers(self) -> list[int]:
+        """Of the sessions that are open: their processes here."""
+        return [pid for pid in children(self.process.pid) if b"sys.stdin.buffer.read(" in command_of(pid)]
+
+    def answers(self) -> bool:
+        """Whether a command goes there and back, for whoever has its address in the environment."""
+        with contextlib.suppress(TargetError), contextlib.closing(self.target().transport()) as transport:
+            return transport.run("true", timeout_s=START_S).code == 0
+        return False
+
     def said(self) -> str:
         return (self.folder / "log").read_text(errors="replace")
 
@@ -99,7 +120,7 @@ def make_key(path: Path, kind: str = "ed25519") -> Path:
     return path
 
 
-def free_port(host: str = "127.0.0.1") -> int:
+def free_port(host: str = LOOPBACK) -> int:
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
@@ -110,15 +131,15 @@ def running_sshd(
     folder: Path,
     *,
     more: str = "",
-    host: str = "127.0.0.1",
+    host: str = LOOPBACK,
     prefix: Sequence[str] = (),
     variables: Mapping[str, str] | None = None,
 ) -> Iterator[Sshd]:
     """Serve this user on `host`. Sessions find their cache and lease below `folder`.
 
-    `prefix` stands before the server's command, which then may run in a network namespace where `host` is.
+    `prefix` stands before the server's command, which then may run in namespaces of its own; `host` may be
+    an address that there is only in one of networks.
     """
-    assert SSHD is not None
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("host", "user"):
         if not (folder / name).exists():
@@ -131,22 +152,32 @@ def running_sshd(
         "EDGEKD_LEASE_DIR": f"{folder}/lease",
         **(variables or {}),
     }
-    port = 22022 if prefix else free_port(host)
+    port = free_port(host) if host == LOOPBACK else 22022
     settings = {"folder": folder, "host": host, "port": port, "more": more}
     words = " ".join(f'"{key}={value}"' for key, value in given.items())
     (folder / "config").write_text(_CONFIG.format(**settings, variables=words))
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
-    with (folder / "log").open("ab") as log:
-        process = subprocess.Popen(
-            [*prefix, SSHD, "-D", "-e", "-f", str(folder / "config")], stderr=log, stdin=subprocess.DEVNULL
-        )
-    server = Sshd(folder, host, port, process, given)
+    server = Sshd(folder, host, port, _started(folder, prefix), tuple(prefix))
     try:
         _wait_for(server)
         yield server
     finally:
         stop(server)
+
+
+def _started(folder: Path, prefix: Sequence[str]) -> subprocess.Popen[bytes]:
+    assert SSHD is not None
+    words = [*prefix, SSHD, "-D", "-e", "-f", str(folder / "config")]
+    with (folder / "log").open("wb") as log:
+        return subprocess.Popen(words, stderr=log, stdin=subprocess.DEVNULL)
+
+
+def restart(server: Sshd) -> None:
+    """Serve as before, by the keys that are there now; whoever is logged in is thrown out."""
+    stop(server)
+    server.process = _started(server.folder, server.prefix)
+    _wait_for(server)
 
 
 def stop(server: Sshd) -> None:
@@ -163,6 +194,14 @@ def _wait_for(server: Sshd) -> None:
         if server.process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"sshd does not run:\n{server.said()}")
         time.sleep(0.02)
+
+
+def command_of(pid: int) -> bytes:
+    """Its words, with a space after each; nothing if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
+    except OSError:
+        return b""
 
 
 def children(pid: int) -> list[int]:

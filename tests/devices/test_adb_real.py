@@ -23,7 +23,8 @@ from edgekd.targets import adb_program, care
 from edgekd.targets.adb_transport import AdbTransport
 from edgekd.targets.remote import RemoteSession
 from tests.devices import adbd
-from tests.devices.adbd import NAME, PORT, SERVER_PORT, THEIRS, Adbd, running_adbd
+from tests.devices.adbd import NAME, PORT, SERVER_PORT, Adbd, running_adbd
+from tests.devices.namespaces import THEIRS
 
 pytestmark = [pytest.mark.devices, pytest.mark.slow]
 BIG = 5_000_000

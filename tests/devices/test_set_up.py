@@ -57,7 +57,8 @@ def test_the_runtime_is_pushed_once_and_cleaned_away(session: Session, venv: Pat
 
 
 def test_an_old_jetpacks_python_gets_the_last_runtime_that_was_made_for_it(session: Session) -> None:
-    (old,) = [*Path.home().glob(".pyenv/versions/3.8.*/bin/python3.8")][:1] or [shutil.which("python3.8")]
+    kept = next(Path.home().glob(".pyenv/versions/3.8.*/bin/python3.8"), None)
+    old = kept or shutil.which("python3.8")
     if old is None or subprocess.run([old, "-c", ""], check=False, capture_output=True).returncode != 0:
         pytest.skip("there is no Python 3.8 on this machine")
     done = set_up(session, name="xavier", base=(str(old),), offline=True)

@@ -20,26 +20,11 @@ from edgekd.measure.device import Device
 from edgekd.targets import keeping, lease
 from edgekd.targets.remote import RemoteSession
 from edgekd.targets.traces import processes_of
-from tests.devices.cable import Cable, laid, why_not
-from tests.devices.conftest import WAIT_S, eventually
-from tests.devices.sshd import NEEDED, SSHD, Sshd, children
+from tests.devices.cable import Cable
+from tests.devices.conftest import WAIT_S, clean, eventually
+from tests.devices.sshd import HOST, Sshd, children, command_of
 
 pytestmark = pytest.mark.devices
-HOST = """
-import sys
-from edgekd.targets.ssh import SshTarget
-target = SshTarget.model_validate_json(sys.argv[1])
-with target.open() as session:
-    print(session.folder, flush=True)
-    session.run(["sleep", "1000"], timeout_s=1000)
-"""
-
-
-def clean(server: Sshd, folder: Path) -> None:
-    """Nothing of the session is left, or soon so."""
-    eventually(lambda: not folder.exists(), "the folder is left")
-    eventually(lambda: not processes_of(folder), "a process is left")
-    eventually(lambda: not server.tickets, "the lease is left")
 
 
 def ssh_of(session: RemoteSession) -> subprocess.Popen[bytes]:
@@ -129,8 +114,7 @@ def test_a_killed_ssh_is_a_lost_link(known: Sshd) -> None:
 
 def test_a_server_that_drops_the_connection_is_a_lost_link(known: Sshd) -> None:
     def drop() -> None:
-        keeper = next(pid for pid in children(known.process.pid) if _is_keeper(pid))
-        for pid in _above(keeper, known.process.pid):
+        for pid in _above(known.keepers()[0], known.process.pid):
             os.kill(pid, signal.SIGKILL)
 
     with known.target().open() as session:
@@ -140,15 +124,11 @@ def test_a_server_that_drops_the_connection_is_a_lost_link(known: Sshd) -> None:
         clean(known, folder)
 
 
-def _is_keeper(pid: int) -> bool:
-    return b"sys.stdin.buffer.read" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[-2]
-
-
 def _above(pid: int, root: int) -> list[int]:
     """The processes of sshd that serve the connection of `pid`."""
     found = []
     while (pid := int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])) != root:
-        if b"sshd" in Path(f"/proc/{pid}/cmdline").read_bytes():
+        if b"sshd" in command_of(pid):
             found.append(pid)
     return found
 
@@ -173,13 +153,31 @@ def test_a_stopped_ssh_is_no_sign_of_life(known: Sshd, monkeypatch: pytest.Monke
 def test_a_killed_keeper_is_cleaned_up_after_by_the_next(known: Sshd) -> None:
     with known.target().open() as session:
         folder = Path(session.folder)
-        keeper = next(pid for pid in children(known.process.pid) if _is_keeper(pid))
-        os.kill(keeper, signal.SIGKILL)
+        os.kill(known.keepers()[0], signal.SIGKILL)
         with pytest.raises(TargetError):
             session.run(["true"], timeout_s=WAIT_S)
     with known.target().open() as session:
         assert session.about["orphans"] == 1
     clean(known, folder)
+
+
+def test_a_keeper_that_was_stopped_is_ended_by_the_next_session(known: Sshd) -> None:
+    with known.target().open(lease=False) as session:
+        folder = Path(session.folder)
+        os.kill(known.keepers()[0], signal.SIGSTOP)
+        ssh_of(session).kill()
+    os.utime(folder / ".keeper", (0, 0))  # as after a minute and a half
+    with known.target().open(lease=False) as session:
+        assert session.about["orphans"] == 1
+    clean(known, folder)
+
+
+def test_a_keeper_whose_clock_jumped_goes_on(known: Sshd) -> None:
+    with known.target().open(lease=False) as session:
+        os.utime(Path(session.folder) / ".keeper", (0, 0))
+        with known.target().open(lease=False) as other:
+            assert other.about["orphans"] == 0
+        assert session.run(["echo", "on"], timeout_s=WAIT_S).stdout == b"on\n"
 
 
 # --- the lease ----------------------------------------------------------------------------------------------
@@ -223,32 +221,6 @@ def test_three_wait_in_the_order_they_came(known: Sshd) -> None:
 # --- the cable ----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def wired(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cable, Sshd]]:
-    reason = f"needs {NEEDED}" if SSHD is None else why_not()
-    if reason is not None:
-        pytest.skip(reason)
-    with laid(tmp_path_factory.mktemp("cable") / "x") as both:
-        yield both
-
-
-@pytest.fixture
-def cable(wired: tuple[Cable, Sshd], monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Cable, Sshd]]:
-    cable, server = wired
-    monkeypatch.setenv("PATH", f"{cable.bin}:{os.environ['PATH']}")
-    for name, value in server.environment().items():
-        monkeypatch.setenv(name, value)
-    yield wired
-    cable.plug()
-    clean(server, Path("/no/folder"))
-
-
-def reachable(server: Sshd) -> bool:
-    with contextlib.suppress(TargetError), contextlib.closing(server.target().transport()) as transport:
-        return transport.run("true", timeout_s=WAIT_S).code == 0
-    return False
-
-
 def test_a_pulled_cable_is_noticed_and_the_next_session_takes_the_place(cable: tuple[Cable, Sshd]) -> None:
     wire, server = cable
     with server.target().open() as session:
@@ -265,7 +237,7 @@ def test_a_pulled_cable_is_noticed_and_the_next_session_takes_the_place(cable: t
         assert server.host not in str(lost.value)
         assert folder.exists(), "the device cannot know yet"
     wire.plug()
-    eventually(lambda: reachable(server), "the cable carries nothing")
+    eventually(server.answers, "the cable carries nothing")
     with server.target().open() as session:
         assert not folder.exists(), "our own lost session held our place, no longer than needed"
         assert session.run(["echo", "on"], timeout_s=WAIT_S).stdout == b"on\n"

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from edgekd.core.errors import TargetError
-from edgekd.targets import keeping, lease, tickets
+from edgekd.targets import lease, tickets
 from edgekd.targets.tickets import STALE_S, Ticket, holders
 from tests.targets.pipe import PipeTarget
 from tests.targets.test_remote import eventually
@@ -208,10 +208,9 @@ def test_a_session_that_was_lost_is_replaced_at_once(target: PipeTarget) -> None
         link = lost._link
         link._over.set()
         keeper = int(json.loads(target.tickets()[0].read_text())["pid"])
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(keeping._lost, "pipe", [link._id])
-            with target.session() as session:
-                assert session.run(["true"], timeout_s=20).code == 0
+        link._note.close(lost=True)  # as when our process is killed
+        with target.session() as session:
+            assert session.run(["true"], timeout_s=20).code == 0
         eventually(lambda: not Path(f"/proc/{keeper}/cwd").exists(), "the old keeper lives")
 
 
