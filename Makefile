@@ -5,6 +5,8 @@ BIN := .venv/bin
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 # Test processes of one thread each.
 WORKERS ?= auto
+# Those of the devices mostly wait: for links that break, and for a device that notices.
+DEVICE_WORKERS ?= 2
 
 CIFAR10 ?= benchmarks/.data/cifar10
 
@@ -21,8 +23,9 @@ demo: .venv/ready ## one recipe from a teacher to a gated artifact
 test: .venv/ready lint ## everything that must hold
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
+# Files run side by side: each has servers, namespaces and queues of its own.
 test-devices: .venv/ready ## real sshd, adbd, cables and emulated boards; says at the end what could not run
-	$(BIN)/python -m pytest -q -m devices tests/devices
+	$(BIN)/python -m pytest -q -m devices -n $(DEVICE_WORKERS) --dist loadfile --no-loadscope-reorder tests/devices
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -39,8 +42,9 @@ bench-distill: .venv/ready ## training speed beside torchdistill's loop (EDGEKD_
 	$(BIN)/pip install --quiet --no-deps --upgrade --target benchmarks/.torchdistill torchdistill==1.1.5
 	$(BIN)/python benchmarks/distill_speed.py --data $(CIFAR10) --torchdistill benchmarks/.torchdistill
 
-docs: .venv/ready ## docs/methods.md, from the catalogue and the methods' cards
+docs: .venv/ready ## docs/methods.md from the methods' cards; the tables of docs/does-it-teach.md from the evidence
 	$(BIN)/python docs/generate_methods.py
+	$(BIN)/python benchmarks/write_tables.py
 
 setup: .venv/ready
 
