@@ -20,6 +20,8 @@ from edgekd.cli.options import (
     StoreOption,
     ThreadsOption,
     UntilOption,
+    WaitOption,
+    waiting_for,
 )
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ def command(
     ] = False,
     until: UntilOption = None,
     max_time: MaxTimeOption = None,
+    wait: WaitOption = None,
     fresh: FreshOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = DEFAULT_THREADS,
@@ -68,7 +71,8 @@ def command(
         return 0
     if not (quiet or json_):
         typer.echo(_announced(recipe, variants(plan)), err=True)
-    return carry_out(plan, Store(store), settings, quiet=quiet, json_=json_)
+    with waiting_for(wait):
+        return carry_out(plan, Store(store), settings, quiet=quiet, json_=json_)
 
 
 def _announced(recipe: str, added: Sequence[PlannedStep]) -> str:

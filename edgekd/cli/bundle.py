@@ -23,13 +23,14 @@ def command(
     It holds the artifact, labels, preprocessing, card, measurements, digests and a predict.py.
     """
     from edgekd.pipeline.bundle import make_bundle
+    from edgekd.pipeline.portable.gathering import open_run
     from edgekd.pipeline.rejudge import confirm
-    from edgekd.pipeline.run_folder import find_run
+    from edgekd.pipeline.run_folder import read_record
     from edgekd.store.store import Store
 
-    folder = find_run(Store(store), run)
+    folder = open_run(Store(store), run)
     confirm(folder)
-    bundle = make_bundle(folder, out or Path(f"{folder.parent.name}-bundle"), force=force)
+    bundle = make_bundle(folder, out or Path(f"{read_record(folder).recipe}-bundle"), force=force)
     typer.echo(
         f"{bundle.folder}: {bundle.manifest.graph} ({bundle.precision}), verdict {bundle.manifest.verdict}"
     )

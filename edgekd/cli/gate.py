@@ -58,7 +58,7 @@ def command(
     from edgekd.cli.display import display
     from edgekd.core.durable import append_text, write_text
     from edgekd.pipeline.judging import judge_with
-    from edgekd.pipeline.run_folder import find_run
+    from edgekd.pipeline.portable.gathering import open_run
     from edgekd.report.collect import collect
     from edgekd.report.reading import read
     from edgekd.report.render import encodable, render_as
@@ -66,7 +66,7 @@ def command(
     from edgekd.store.store import Store
 
     kept = Store(store)
-    folder = find_run(kept, run)
+    folder = open_run(kept, run)
     with display(quiet=json_ or not (decide or against)) as listener, waiting_for(wait):
         verdict = judge_with(kept, folder, set_ or (), listener, more=decide, release=against)
     facts = collect(replace(read(folder), verdict=verdict))

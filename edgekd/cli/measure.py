@@ -1,4 +1,4 @@
-"""`edgekd measure`: measure a run or a bundle again, on this machine or on its targets."""
+"""`edgekd measure`: measure a run, here or made elsewhere, or a bundle, on this machine or on targets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _FURTHER = "Instead of a session"
 def command(
     what: Annotated[
         str | None,
-        typer.Argument(help="A run (folder or recipe name), or a bundle's folder; default: latest run."),
+        typer.Argument(
+            help="A run (folder or recipe name), a folder that `edgekd run --bundle` made, or a bundle's; "
+            "default: latest run."
+        ),
     ] = None,
     target: Annotated[
         list[str] | None, typer.Option(help="Where; repeatable; default: the run's targets, or local.")
@@ -101,6 +104,10 @@ def command(
 
     A run's measurements are replaced, so that `edgekd gate` and `edgekd report` read the new ones. With an
     option that asks for something else, only that is measured, and put beside the session's measurements.
+
+    A folder OUT of `edgekd run --bundle` gets a sealed session for each target, in OUT/measurements: copy
+    those of several machines together, then judge them with `edgekd gate OUT`. Interrupted, the same command
+    goes on.
     """
     from edgekd.cli.run import parse_duration
     from edgekd.pipeline.further import Wish

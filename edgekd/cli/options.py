@@ -14,7 +14,8 @@ RecipeArgument = Annotated[
 RunArgument = Annotated[
     str | None,
     typer.Argument(
-        help="A run's folder or a recipe's name (its latest run); default: the latest run but ablations."
+        help="A run's folder (or that of `run --bundle`) or a recipe's name (its latest run); default: the "
+        "latest run but ablations."
     ),
 ]
 StoreOption = Annotated[

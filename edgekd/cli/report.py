@@ -25,8 +25,8 @@ def command(
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Write the report of a run: one self-contained HTML file, JSON, Markdown and JUnit. Needs no torch."""
+    from edgekd.pipeline.portable.gathering import open_run
     from edgekd.pipeline.rejudge import confirm
-    from edgekd.pipeline.run_folder import find_run
     from edgekd.report.render import DEFAULT_FORMATS, FORMATS, render
     from edgekd.store.store import Store
 
@@ -34,7 +34,7 @@ def command(
     for name in wanted:
         if name not in FORMATS:
             raise typer.BadParameter(f"`{name}` is not a format; choices: {', '.join(FORMATS)}")
-    folder = find_run(Store(store), run)
+    folder = open_run(Store(store), run)
     confirm(folder)
     written = render(folder, out or folder / "report", formats=wanted, redact=redact)
     for path in written.values():

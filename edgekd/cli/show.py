@@ -14,7 +14,8 @@ def command(run: RunArgument = None, store: StoreOption = DEFAULT_STORE, json_: 
     import json
 
     from edgekd.core.artifact import MANIFEST, Artifact
-    from edgekd.pipeline.run_folder import find_run, read_record
+    from edgekd.pipeline.portable.gathering import open_run
+    from edgekd.pipeline.run_folder import read_record
     from edgekd.store.store import Store
 
     if run is not None and (Path(run) / MANIFEST).is_file():
@@ -23,7 +24,7 @@ def command(run: RunArgument = None, store: StoreOption = DEFAULT_STORE, json_: 
             json.dumps({"digest": artifact.digest, **artifact.manifest.model_dump(mode="json")}, indent=2)
         )
         return
-    folder = find_run(Store(store), run)
+    folder = open_run(Store(store), run)
     record = read_record(folder)
     if json_:
         typer.echo(record.model_dump_json(indent=2))

@@ -55,12 +55,13 @@ class Answers:
 
 @dataclass(frozen=True)
 class HostAnswers:
-    """What the same artifact said of the same images on this machine."""
+    """What the same artifact said of the same images on this machine, or on the one that made it."""
 
     predicted: Labels
     most_apart: float
     """Largest difference of a logit, relative to the largest logit of the target."""
     facts: Mapping[str, Any]
+    called: str = "this machine"
 
 
 @dataclass
@@ -76,7 +77,7 @@ class Findings:
     """Subject -> the subject that was timed for it, often itself."""
     answers: dict[str, Answers] = field(default_factory=dict)
     host: dict[str, HostAnswers | str] = field(default_factory=dict)
-    """Of a target that is another machine: this machine's answers, or why there are none."""
+    """Of a target that is another machine than the host: the host's answers, or why there are none."""
     memory: dict[str, Estimate] = field(default_factory=dict)
     cold_start: dict[str, Estimate] = field(default_factory=dict)
     energy_source: Source | str = "not asked for"

@@ -1,4 +1,4 @@
-"""How far a device answers as this machine does with the same artifact and the same images."""
+"""How far a device answers as a host does with the same artifact and images: this machine, or another one."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def host_agreement(host: HostAnswers, answered: Labels, device: Mapping[str, Any
         "predictions_sha256": accuracy.digest(host.predicted),
         "host": {key: host.facts.get(key) for key in _TOLD},
     }
-    notes = (_note(len(differ), found.n, host.facts, device),) if len(differ) else ()
+    notes = (_note(len(differ), found.n, host, device),) if len(differ) else ()
     return Estimate(found.value, found.interval, found.n, detail, notes=notes)
 
 
-def _note(count: int, n: int, host: Mapping[str, Any], device: Mapping[str, Any]) -> str:
-    text = f"answers {count} of {n} images otherwise than this machine does"
-    for where, lacking, other in (("this machine", host, device), ("the target", device, host)):
+def _note(count: int, n: int, host: HostAnswers, device: Mapping[str, Any]) -> str:
+    text = f"answers {count} of {n} images otherwise than {host.called} does"
+    for where, lacking, other in ((host.called, host.facts, device), ("the target", device, host.facts)):
         if other.get("vnni") and not lacking.get("vnni") and lacking.get("machine") in ("x86_64", "AMD64"):
             text += f" ({where} has no VNNI: products of u8 x s8 may saturate there)"
     return text

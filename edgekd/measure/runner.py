@@ -23,14 +23,13 @@ from edgekd.measure.answers import Asked, Sets, entry_of, open_sets
 from edgekd.measure.device import Device, open_device
 from edgekd.measure.findings import Answers, Emit, Findings, HostAnswers, Item, Journal, utc_now
 from edgekd.measure.protocol import Protocol
+from edgekd.measure.reference import ELSEWHERE, HOST, logits_here, read_reference
 from edgekd.targets.local import LocalTarget
 from edgekd.targets.target import Target
 
 __all__ = ["Item", "measure_session"]
 
 LATENCY = "latency.json"
-HOST = "host"
-"""Folder of what this machine answered, beside the target's own logits."""
 
 
 def measure_session(
@@ -44,6 +43,7 @@ def measure_session(
     journal: Journal,
     emit: Emit,
     seed: int,
+    reference: Path | None = None,
 ) -> list[Measurement]:
     """Measure every item on `target`; `labels` are the data's classes, `baselines` items to compare with.
 
@@ -51,7 +51,7 @@ def measure_session(
     `folder`. Each process's raw result goes through `journal`, so a killed session goes on where it was; so
     does one that lost its target, part by part of the images. An emulated device is asked for answers only:
     its times and its memory are not those of what it imitates. Of a target that is another machine, the same
-    artifacts answer here, too.
+    artifacts answer here, too, unless `reference` holds what they answered where they were made.
     Raises `UsageError` for items that do not fit together, `ModelError` and `DataError` for what cannot be
     run, `TargetError` when the target or the agent is lost.
     """
@@ -64,7 +64,9 @@ def measure_session(
                 work.weigh_all()
                 work.time_all()
                 work.power_all()
-        if target.kind != "local":
+        if reference is not None:
+            work.take_host(reference)
+        elif target.kind != "local":
             work.ask_host()
         work.finish()
     _write_samples(work.folder / LATENCY, work.found)
@@ -171,23 +173,37 @@ class _Work:
                 self.found.host.setdefault(item.subject.name, f"this machine cannot be asked: {error.what}")
 
     def _host_answers(self, item: Item, host: Device) -> HostAnswers | str:
-        """Of one item at a time, so that one which this machine cannot run spoils no other."""
-        with open_sets([item], self.protocol) as sets:
-            told: list[Mapping[str, Any]] = []
+        said: list[Mapping[str, Any]] = []
 
-            def once(key: str, text: str, ask: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-                told.append(self._remembered(key, text, ask))
-                return told[-1]
+        def once(key: str, text: str, ask: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+            said.append(self._remembered(key, text, ask))
+            return said[-1]
 
-            asked = Asked(sets, host, self.protocol, self.folder / HOST, once)
-            try:
-                asked.ask(HOST, "accuracy on this machine")
-            except (ModelError, DataError) as error:
-                return f"this machine cannot run it: {error.what}"
-            here, there = asked.logits(item), accuracy.read_array(self._logits_path(item))
-        own = item.labels or self.labels
-        facts = {**told[0]["facts"], "versions": told[0]["versions"]}
-        return HostAnswers(accuracy.predictions(here, own, self.labels), _apart(here, there), facts)
+        try:
+            here = logits_here(item, host, self.protocol, self.folder / HOST, once)
+        except (ModelError, DataError) as error:
+            return f"this machine cannot run it: {error.what}"
+        return self._compared(item, here, {**said[0]["facts"], "versions": said[0]["versions"]})
+
+    def take_host(self, folder: Path) -> None:
+        """The same from what another machine left in `folder`. Raises `DataError` and `ModelError`."""
+        kept = read_reference(folder)
+        for item in self.items:
+            name = item.subject.name
+            if name in kept.absent:
+                self.found.host[name] = f"{ELSEWHERE} cannot run it: {kept.absent[name]}"
+                continue
+            logits = accuracy.read_array(folder / f"{name}.logits.npy")
+            self.found.host[name] = self._compared(item, logits, kept.facts, ELSEWHERE)
+
+    def _compared(
+        self, item: Item, here: accuracy.Logits, facts: Mapping[str, Any], called: str = "this machine"
+    ) -> HostAnswers:
+        own, name = item.labels or self.labels, item.subject.name
+        accuracy.check_logits(here, self.found.answers[name].labels, len(own), name)
+        there = accuracy.read_array(self._logits_path(item))
+        predicted = accuracy.predictions(here, own, self.labels)
+        return HostAnswers(predicted, _apart(here, there), facts, called)
 
     def _logits_path(self, item: Item) -> Path:
         return self.folder / f"{item.subject.name}.logits.npy"

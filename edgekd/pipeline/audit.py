@@ -146,7 +146,7 @@ class _Audit:
             "models": [[s.name, s.sha256, s.spec.model_dump(mode="json")] for s in self.subjects],
             "data": self.evaluation.digest,
             "train": self.request.train_data,
-            "targets": [target.model_dump(mode="json") for target in self.targets],
+            "targets": [target.facts() for target in self.targets],
         }
         return of_data(asked)[:12]
 

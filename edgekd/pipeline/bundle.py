@@ -13,9 +13,7 @@ predict.py           twenty lines that run it with onnxruntime, Pillow and NumPy
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +23,8 @@ from pydantic import Field, ValidationError
 
 from edgekd.core.artifact import Artifact
 from edgekd.core.config import Config
-from edgekd.core.digest import files_below, of_file, of_files
-from edgekd.core.durable import disk_error, sync, write_json, write_text
+from edgekd.core.digest import files_below, of_files
+from edgekd.core.durable import sync, write_json, write_text
 from edgekd.core.errors import UsageError
 from edgekd.core.measurement import Measurement, read_measurements
 from edgekd.core.preprocess import Preprocess
@@ -34,6 +32,7 @@ from edgekd.core.run_record import LOCKED_RECIPE, MEASUREMENTS, RECORD, VERDICT,
 from edgekd.core.verdict import Verdict
 from edgekd.pipeline.predict_script import PREDICT_SCRIPT
 from edgekd.pipeline.run_folder import again, final_graph, read_record
+from edgekd.pipeline.sealed_folder import differences, making_folder
 
 BUNDLE = "bundle.json"
 SCHEMA_VERSION = 1
@@ -88,14 +87,7 @@ class Bundle:
 
     def verify(self) -> None:
         """Recompute every digest; raises `UsageError` naming each file that is missing, changed or extra."""
-        found = set(files_below(self.folder)) - {BUNDLE}
-        problems = [f"missing: {name}" for name in sorted(set(self.manifest.files) - found)]
-        problems += [f"not part of the bundle: {name}" for name in sorted(found - set(self.manifest.files))]
-        for name in sorted(found & set(self.manifest.files)):
-            if not (self.folder / name).resolve().is_relative_to(self.folder.resolve()):
-                problems.append(f"links to a file outside the bundle: {name}")
-            elif of_file(self.folder / name) != self.manifest.files[name]:
-                problems.append(f"changed since it was bundled: {name}")
+        problems = differences(self.folder, self.manifest.files, of="bundle", allowed={BUNDLE}.__contains__)
         if problems:
             raise UsageError("; ".join(problems), where=str(self.folder), fix="make the bundle again")
 
@@ -132,21 +124,8 @@ def make_bundle(run_folder: Path, out: Path, *, force: bool = False) -> Bundle:
         raise UsageError("the folder exists already", where=str(out), fix="--force, or another folder")
     if out.exists() and not (out / BUNDLE).is_file():
         raise UsageError("the folder exists and is not a bundle", where=str(out), fix="choose another folder")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=".bundle-"))
-    except OSError as error:
-        raise disk_error(out, error) from error
-    try:
+    with making_folder(out) as temporary:
         _fill(temporary, record, run_folder)
-        temporary.chmod(0o755)
-        shutil.rmtree(out, ignore_errors=True)
-        os.replace(temporary, out)
-        sync(out.parent)
-    except OSError as error:
-        raise disk_error(out, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return read_bundle(out)
 
 
@@ -163,7 +142,7 @@ def _fill(folder: Path, record: RunRecord, run_folder: Path) -> None:
     labels = labels_of(graph, record)
     write_text(folder / "labels.txt", "".join(f"{label}\n" for label in labels))
     write_json(folder / "preprocess.json", preprocess.model_dump(mode="json"))
-    write_text(folder / RECORD, _portable(record).model_dump_json(indent=1) + "\n")
+    write_text(folder / RECORD, of_any_machine(record).model_dump_json(indent=1) + "\n")
     write_text(folder / "predict.py", PREDICT_SCRIPT.replace("model.onnx", file))
     measurements = read_measurements(folder / MEASUREMENTS)
     write_text(folder / "card.md", card(record, graph, verdict, measurements))
@@ -176,7 +155,7 @@ def _fill(folder: Path, record: RunRecord, run_folder: Path) -> None:
         preprocess=preprocess,
         labels=labels,
         verdict=verdict.outcome if verdict else None,
-        provenance=_portable(record).provenance,
+        provenance=of_any_machine(record).provenance,
         files=of_files(folder, files_below(folder)),
     )
     write_text(folder / BUNDLE, manifest.model_dump_json(indent=1) + "\n")
@@ -199,7 +178,7 @@ def labels_of(graph: Artifact, record: RunRecord) -> tuple[str, ...]:
     return tuple(graph.facts.get("labels", record.labels))
 
 
-def _portable(record: RunRecord) -> RunRecord:
+def of_any_machine(record: RunRecord) -> RunRecord:
     """The record without what is only true on the machine of the run."""
     provenance = {k: v for k, v in record.provenance.items() if k in _PORTABLE}
     return record.model_copy(update={"provenance": provenance, "command": []})

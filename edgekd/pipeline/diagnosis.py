@@ -139,7 +139,7 @@ def _targets() -> Facts:
         targets = read_targets(Path(DEVICES_FILE))
     except EdgekdError as error:
         return {"targets": {}, "targets_error": str(error)}
-    facts = {name: target.model_dump(mode="json") for name, target in targets.items()}
+    facts = {name: {**target.facts(), **target.model_dump(mode="json")} for name, target in targets.items()}
     return {"targets": facts, "targets_error": None}
 
 

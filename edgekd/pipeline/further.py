@@ -25,6 +25,7 @@ from edgekd.pipeline.bundle import BUNDLE, read_bundle
 from edgekd.pipeline.gate_policy import GatePolicy
 from edgekd.pipeline.history.record import Occasion
 from edgekd.pipeline.history.record import record as record_history
+from edgekd.pipeline.portable.folder import find_portable
 from edgekd.pipeline.remeasure import (
     DEFAULT_PROTOCOL,
     bundle_subject,
@@ -144,6 +145,12 @@ def _place(
         return _of_bundle(store, Path(what), targets or [LOCAL], evalset, rows)
     if evalset is not None:
         raise UsageError("a run has its evaluation sets already; leave out `--evalset`")
+    if find_portable(what) is not None:
+        raise UsageError(
+            "a portable run takes whole sessions only",
+            where=what,
+            fix="measure such things of a run, or of the bundle that `edgekd bundle` makes of this one",
+        )
     folder = find_run(store, what)
     record = read_record(folder)
     if record.finished_at is None or not record.rows:

@@ -53,7 +53,8 @@ TIMES: frozenset[Quantity] = frozenset({"latency_p50_ms", "latency_p90_ms", "spe
 
 _CLOCK_SKEW = timedelta(minutes=5)
 _MOST_TIMES = 1000.0
-_REMEASURE = "measure again: `edgekd measure`"
+MEASURE = "edgekd measure"
+"""The command that measures a run."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,17 @@ class Situation:
     final_digest: str
     now: datetime
     against: Mapping[str, Subject] = field(default_factory=dict)
+    measure: str = MEASURE
+
+    @property
+    def again(self) -> str:
+        """What provides another measurement."""
+        return f"measure again: `{self.measure}`"
+
+    def on(self, target: str) -> str:
+        """What provides one that is not there."""
+        where = "" if target == ANY_TARGET else f" --target {target}"
+        return f"measure it: `{self.measure}{where}`"
 
 
 def judge(
@@ -76,14 +88,16 @@ def judge(
     targets: Sequence[str],
     now: datetime,
     against: Mapping[str, Subject] | None = None,
+    measure: str = MEASURE,
 ) -> Verdict:
     """The verdict on the subject `final`, whose artifact has the digest `final_digest`.
 
     `now` is an aware time. `against` says which subject a limit's `teacher`, `student` or `release` is; a
-    word it does not hold is the name of the subject itself, whose digest is then not checked.
+    word it does not hold is the name of the subject itself, whose digest is then not checked. `measure` is
+    the command that provides what is missing.
     Raises `UsageError` when the policy names a target that is not in `targets`.
     """
-    situation = Situation(policy, final, final_digest, now, against or {})
+    situation = Situation(policy, final, final_digest, now, against or {}, measure)
     taken = tuple(measurements)
     return verdict_of([judge_limit(limit, taken, situation) for limit in limits(policy, targets)])
 
@@ -97,7 +111,9 @@ def judge_limit(limit: Limit, measurements: Iterable[Measurement], situation: Si
     """What becomes of one limit."""
     found = _matching(limit, measurements, situation)
     if not found:
-        return _open(limit, None, f"{_name(limit)} was not measured on {limit.target}", _REMEASURE)
+        return _open(
+            limit, None, f"{_name(limit)} was not measured on {limit.target}", situation.on(limit.target)
+        )
     if len(found) > 1:
         reason = f"{_name(limit)} was measured {len(found)} times and the numbers differ"
         return _open(limit, found[0], reason, "keep the measurements of one session")
@@ -172,30 +188,30 @@ Refusals = Iterator[tuple[str, str]]
 
 def _absent(limit: Limit, taken: Measurement, situation: Situation) -> Refusals:
     if taken.not_measured is not None or taken.value is None:
-        yield f"not measured: {taken.not_measured or 'no reason given'}", _REMEASURE
+        yield f"not measured: {taken.not_measured or 'no reason given'}", situation.again
     elif not math.isfinite(taken.value):
-        yield f"the value is {taken.value}, which is not a number", _REMEASURE
+        yield f"the value is {taken.value}, which is not a number", situation.again
 
 
 def _other_artifact(limit: Limit, taken: Measurement, situation: Situation) -> Refusals:
     if taken.subject.digest != situation.final_digest:
-        yield "measured on another artifact: the digests differ", _REMEASURE
+        yield "measured on another artifact: the digests differ", situation.again
     known = situation.against.get(limit.against or "")
     if known and taken.against and taken.against.digest != known.digest:
-        yield f"compared with another {limit.against}: the digests differ", _REMEASURE
+        yield f"compared with another {limit.against}: the digests differ", situation.again
 
 
 def _dated(limit: Limit, taken: Measurement, situation: Situation) -> Refusals:
     try:
         moment = datetime.fromisoformat(taken.taken_at)
     except ValueError:
-        yield f"taken at `{taken.taken_at}`, which is not a time", _REMEASURE
+        yield f"taken at `{taken.taken_at}`, which is not a time", situation.again
         return
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     age = situation.now - moment
     if age > situation.policy.oldest:
         days = age.total_seconds() / 86400
-        yield f"measured {days:.1f} days ago; older than max_age {situation.policy.max_age}", _REMEASURE
+        yield f"measured {days:.1f} days ago; older than max_age {situation.policy.max_age}", situation.again
     if age < -_CLOCK_SKEW:
         yield f"dated in the future ({taken.taken_at})", "set the clocks, then measure again"
 
@@ -246,9 +262,9 @@ def _uncertain(limit: Limit, taken: Measurement, situation: Situation) -> Refusa
     if interval is None:
         yield "a single number without an interval", "measure with at least five processes or on a test set"
     elif not (math.isfinite(interval.low) and math.isfinite(interval.high) and interval.low <= interval.high):
-        yield f"the interval [{interval.low}, {interval.high}] is not one", _REMEASURE
+        yield f"the interval [{interval.low}, {interval.high}] is not one", situation.again
     elif interval.level < wanted - 1e-9:
-        yield f"the interval holds at {interval.level:.0%}; the gate asks for {wanted:.0%}", _REMEASURE
+        yield f"the interval holds at {interval.level:.0%}; the gate asks for {wanted:.0%}", situation.again
     elif limit.quantity not in EXACT and (taken.n < 1 or interval.low == interval.high):
         yield "the interval has no width: nothing was sampled", "measure more processes or images"
 

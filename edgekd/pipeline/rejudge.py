@@ -16,8 +16,9 @@ from edgekd.core.measurement import read_measurements
 from edgekd.core.run_record import LOCKED_RECIPE, MEASUREMENTS, VERDICT
 from edgekd.core.verdict import Verdict
 from edgekd.pipeline.document import explain
-from edgekd.pipeline.gate import GatePolicy
+from edgekd.pipeline.gate import MEASURE, GatePolicy
 from edgekd.pipeline.integrity import integrity
+from edgekd.pipeline.portable.folder import find_portable
 from edgekd.pipeline.recipe import override
 from edgekd.pipeline.run_folder import final_graph, read_record
 from edgekd.pipeline.session import judge_final, write_verdict
@@ -86,7 +87,10 @@ def _judged(folder: Path, overrides: Sequence[str], now: datetime) -> Verdict:
     graph = final_graph(record, folder)
     graph.verify()
     measurements = read_measurements(folder / MEASUREMENTS)
-    return judge_final(locked_gate(folder, locked, overrides), measurements, judged, graph, now=now)
+    portable = find_portable(folder)
+    measure = portable.measure_command if portable else MEASURE
+    gate = locked_gate(folder, locked, overrides)
+    return judge_final(gate, measurements, judged, graph, now=now, measure=measure)
 
 
 def read_locked(folder: Path) -> dict[str, Any]:
@@ -112,7 +116,7 @@ def locked_gate(folder: Path, locked: dict[str, Any], overrides: Sequence[str] =
             )
         override(data, text)
     try:
-        return GatePolicy.model_validate(data["gate"])
+        policy = GatePolicy.model_validate(data["gate"])
     except ValidationError as error:
         legal = list(GatePolicy.model_fields)
         problems = [
@@ -120,6 +124,8 @@ def locked_gate(folder: Path, locked: dict[str, Any], overrides: Sequence[str] =
             for item in error.errors(include_url=False)
         ]
         raise RecipeError(problems, where=str(folder / LOCKED_RECIPE)) from error
+    portable = find_portable(folder) if policy.release is not None else None
+    return policy.model_copy(update={"release": portable.release}) if portable else policy
 
 
 def _written(value: Any) -> Any:

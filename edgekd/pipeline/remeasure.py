@@ -1,13 +1,15 @@
-"""Measures the artifacts of a finished run, or of a bundle, again, without torch."""
+"""Measures the artifacts of a finished run, of a portable one, or of a bundle, without torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from edgekd.core.artifact import MANIFEST, Artifact
 from edgekd.core.durable import disk_error
-from edgekd.core.errors import DataError, UsageError
+from edgekd.core.errors import DataError, TargetError, UsageError
 from edgekd.core.events import Emit
 from edgekd.core.measurement import Measurement, Subject, is_sealed, read_measurements
 from edgekd.core.run_record import MEASUREMENTS, RunRecord
@@ -17,10 +19,12 @@ from edgekd.measure.protocol import find_protocol
 from edgekd.measure.runner import Item
 from edgekd.pipeline.bundle import BUNDLE, Bundle, read_bundle
 from edgekd.pipeline.history.record import Occasion
+from edgekd.pipeline.portable.folder import PortableRun, find_portable
+from edgekd.pipeline.portable.sessions import add_session, read_sessions
 from edgekd.pipeline.recipe import load_recipe
 from edgekd.pipeline.rejudge import locked_gate, read_locked, rejudge
 from edgekd.pipeline.run_folder import RunFolder, again, find_run, read_record, step_artifact
-from edgekd.pipeline.session import Order, Session, items_of, take
+from edgekd.pipeline.session import Order, Session, items_of, measured, take
 from edgekd.store.store import Store
 from edgekd.targets.devices_file import DEVICES_FILE, LOCAL, read_targets, select_targets
 from edgekd.targets.target import Target
@@ -38,8 +42,9 @@ def remeasure(
 ) -> list[Measurement]:
     """Measure a run (`what`: as `find_run` takes it) or a bundle's folder; returns what was measured now.
 
-    Of a run, the measurements on these targets are replaced and the verdict is written anew. A bundle is
-    never changed; it needs an `evalset`: a folder with images.npy and labels.npy, or a recipe whose test
+    Of a run, the measurements on these targets are replaced and the verdict is written anew. A portable run
+    gets a sealed session for each target, and interrupted, the same call goes on. A bundle is never changed;
+    it needs an `evalset`: a folder with images.npy and labels.npy, or a recipe whose test
     data to use. Raises `UsageError` for names that are unknown and evaluation sets that do not fit,
     `TargetError` for a target that cannot be reached.
     """
@@ -49,6 +54,8 @@ def remeasure(
         return _bundle(store, read_bundle(Path(what)), targets or [LOCAL], protocol, evalset, emit)
     if evalset is not None:
         raise UsageError("a run has its evaluation sets already; leave out `--evalset`")
+    if (portable := find_portable(what)) is not None:
+        return _portable(store, portable, targets, protocol, emit)
     return _run(store, find_run(store, what), targets, protocol, emit)
 
 
@@ -58,10 +65,20 @@ def _run(
     record, locked = read_record(folder), read_locked(folder)
     if record.finished_at is None or not record.rows:
         raise UsageError("the run is not finished", where=str(folder), fix=again(record))
-    chosen = chosen_targets(targets or [str(name) for name in locked["targets"]])
+    order = _order(record, folder, chosen_targets(targets or _targets(locked)), protocol)
+    kept = _kept(folder, order)
+    measured = take(order, folder, store, emit, fresh=True, keep=kept)
+    _note(record, folder, Session(order.key, [*kept, *measured]), order)
+    rejudge(folder)
+    return measured
+
+
+def _order(record: RunRecord, folder: Path, chosen: Sequence[Target], protocol: str | None) -> Order:
+    """All that the gate compares, in one session on each target. Raises `TargetError` for a lost one."""
+    locked = read_locked(folder)
     graphs = {row.graph_step: step_artifact(record, folder, row.graph_step) for row in record.rows}
     check_whole(record, folder, graphs)
-    order = Order(
+    return Order(
         items=items_of(record.rows, folder, graphs, locked_gate(folder, locked)),
         targets=chosen,
         protocol=protocol or str(locked["measure"].get("protocol", DEFAULT_PROTOCOL)),
@@ -70,11 +87,10 @@ def _run(
         device_facts={target.name: device_facts(target) for target in chosen},
         occasion=Occasion.of_run(record, "measure"),
     )
-    kept = _kept(folder, order)
-    measured = take(order, folder, store, emit, fresh=True, keep=kept)
-    _note(record, folder, Session(order.key, [*kept, *measured]), order)
-    rejudge(folder)
-    return measured
+
+
+def _targets(locked: Mapping[str, Any]) -> list[str]:
+    return [str(name) for name in locked["targets"]]
 
 
 def chosen_targets(names: Sequence[str]) -> list[Target]:
@@ -114,6 +130,47 @@ def _note(record: RunRecord, folder: Path, session: Session, order: Order) -> No
         "provenance": {**record.provenance, "session_key": session.key},
     }
     RunFolder(folder).write_record(record.model_copy(update=update))
+
+
+# --- a portable run -----------------------------------------------------------------------------------------
+
+
+def _portable(
+    store: Store,
+    portable: PortableRun,
+    targets: Sequence[str] | None,
+    protocol: str | None,
+    emit: Emit,
+) -> list[Measurement]:
+    """A session on each target; one that is lost is told of at the end, when the others are there."""
+    portable.verify()
+    read_sessions(portable)
+    found: list[Measurement] = []
+    lost: list[TargetError] = []
+    for target in chosen_targets(targets or _targets(read_locked(portable.folder))):
+        try:
+            found += _portable_on(target, store, portable, protocol, emit)
+        except TargetError as error:
+            lost.append(error)
+            emit({"event": "lost", "step": "session", "text": str(error)})
+    if lost:
+        raise lost[0]
+    return found
+
+
+def _portable_on(
+    target: Target, store: Store, portable: PortableRun, protocol: str | None, emit: Emit
+) -> Sequence[Measurement]:
+    order = replace(
+        _order(portable.record, portable.folder, [target], protocol), reference=portable.reference
+    )
+    work = f"portable-{portable.identity[:16]}-{order.key}"
+    with store.lock(work):
+        session = measured(order, store.work_folder(work), store, emit, fresh=False)
+        folder = add_session(portable, store.work_folder(work), target.name, order.key)
+        store.discard_work(work)
+    emit({"event": "note", "text": f"session on {target.name}: {folder}"})
+    return session.measurements
 
 
 # --- a bundle -----------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ class _Run:
     def __init__(self, plan: Plan, store: Store, settings: Settings, listeners: Sequence[Emit]) -> None:
         self.deadline = time.monotonic() + (settings.max_seconds or float("inf"))
         self.whole = plan
-        self.plan = plan.until(settings.until) if settings.until else plan
+        self.plan = plan.until(settings.until) if settings.until and not settings.elsewhere else plan
         self.store = store
         self.settings = settings
         self.folder = RunFolder(store.root / "runs" / plan.recipe.name / _run_id(plan, settings))
@@ -94,13 +94,22 @@ class _Run:
             labels=around.data.dataset.classes,
             steps=tuple(_pending(step) for step in self.plan.steps),
         )
+        for name, why in around.unreached.items():
+            text = f"`{name}` is out of reach from where the artifacts were made: {why}"
+            self.log({"event": "note", "text": text})
         for number, step in enumerate(self.plan.steps, 1):
             self._check_time()
             self._do(number, step, around)
+        if self.settings.elsewhere:
+            self._note(rows=self._rows(around))
+            return self._stopped("everything is made; it is measured elsewhere")
         if self.plan is not self.whole:
-            self.log({"event": "end", "text": f"stopped after `{self.settings.until}` as asked"})
-            return Outcome(self.folder.path, None, self.record)
+            return self._stopped(f"stopped after `{self.settings.until}` as asked")
         return self._finish(around)
+
+    def _stopped(self, text: str) -> Outcome:
+        self.log({"event": "end", "text": text})
+        return Outcome(self.folder.path, None, self.record)
 
     def _finish(self, around: Surroundings) -> Outcome:
         self._check_time()
@@ -233,6 +242,7 @@ class _Run:
             trust_code=self.whole.recipe.trust_code,
             plans=plans_of(self.whole),
             target_facts=around.target_facts,
+            unreached=around.unreached,
             basis={name: parts[name] for name in _BASIS},
         )
         product: Product = stage.run(context, step.config, inputs)

@@ -22,7 +22,7 @@ from edgekd.core.verdict import Verdict
 from edgekd.measure.protocol import PROTOCOLS
 from edgekd.measure.runner import Item, measure_session
 from edgekd.pipeline.bundle import read_bundle
-from edgekd.pipeline.gate import GatePolicy, judge, with_findings
+from edgekd.pipeline.gate import MEASURE, GatePolicy, judge, with_findings
 from edgekd.pipeline.history.record import Occasion
 from edgekd.pipeline.history.record import record as record_history
 from edgekd.pipeline.keys import code_digest
@@ -32,7 +32,7 @@ from edgekd.store.store import Store
 from edgekd.targets.target import Target
 
 RELEASE, STUDENT = "release", "student"
-_STATE = "session.json"
+STATE = "session.json"
 _CODE = ("edgekd.measure", "edgekd.backends.onnx.runtime")
 
 
@@ -45,8 +45,12 @@ class Session:
 
     @property
     def not_measured(self) -> tuple[str, ...]:
-        """`quantity: reason` of what has no value."""
-        return tuple(sorted({f"{m.quantity}: {m.not_measured}" for m in self.measurements if m.not_measured}))
+        return not_measured(self.measurements)
+
+
+def not_measured(measurements: Sequence[Measurement]) -> tuple[str, ...]:
+    """`quantity: reason` of what has no value."""
+    return tuple(sorted({f"{m.quantity}: {m.not_measured}" for m in measurements if m.not_measured}))
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class Order:
     """Target -> what its agent says of it."""
     occasion: Occasion = field(default_factory=Occasion)
     """Under what the history keeps it; no part of the key."""
+    reference: Path | None = None
+    """What another machine answered, to compare targets with in place of this one."""
 
     @property
     def key(self) -> str:
@@ -80,7 +86,7 @@ class Order:
                 "labels": list(self.labels),
                 "protocol": PROTOCOLS[self.protocol].model_dump(mode="json"),
                 "targets": stable_digest(self.device_facts),
-                "target_settings": [target.model_dump(mode="json") for target in self.targets],
+                "target_settings": [target.facts() for target in self.targets],
                 "seed": self.seed,
                 "code": {name: code_digest(name) for name in _CODE},
             }
@@ -154,6 +160,7 @@ def take(
                 journal=journal,
                 emit=lambda event: emit({"step": "session", **event}),
                 seed=derive(order.seed, "session", target.name),
+                reference=order.reference,
             )
         if len(lost) == len(order.targets):
             raise lost[0]
@@ -164,7 +171,7 @@ def take(
         for error in lost:
             emit({"event": "lost", "step": "session", "text": str(error)})
         if not lost:
-            write_json(folder / SESSION / _STATE, {"key": key})
+            write_json(folder / SESSION / STATE, {"key": key})
             store.discard_work(work)
     return measurements
 
@@ -240,10 +247,11 @@ def judge_final(
     graph: Artifact,
     *,
     now: datetime | None = None,
+    measure: str = MEASURE,
 ) -> Verdict:
     """The verdict, as of `now`, on the record's final row, whose artifact is `graph`.
 
-    What an audit found beside the limits counts as well.
+    What an audit found beside the limits counts as well. `measure` is the command that measures it again.
     """
     verdict = judge(
         gate,
@@ -253,6 +261,7 @@ def judge_final(
         targets=record.targets,
         now=now or datetime.now(UTC),
         against=compared_with(measurements, record),
+        measure=measure,
     )
     return with_findings(verdict, record.findings, measurements, record.final)
 
@@ -300,7 +309,7 @@ def write_verdict(folder: Path, verdict: Verdict) -> None:
 
 def _forget(folder: Path) -> None:
     """The raw samples are about to become another session's: what is stored answers for no key any more."""
-    path = folder / SESSION / _STATE
+    path = folder / SESSION / STATE
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -309,7 +318,7 @@ def _forget(folder: Path) -> None:
 
 def _remembered(folder: Path, key: str) -> list[Measurement] | None:
     try:
-        state = json.loads((folder / SESSION / _STATE).read_text())
+        state = json.loads((folder / SESSION / STATE).read_text())
     except (OSError, ValueError):
         return None
     if not isinstance(state, dict) or state.get("key") != key:

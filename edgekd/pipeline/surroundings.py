@@ -14,10 +14,10 @@ from typing import Any
 
 from edgekd.core.digest import of_data
 from edgekd.core.verdict import Limit
-from edgekd.measure.probes import device_facts
 from edgekd.pipeline.gate import limits
 from edgekd.pipeline.keys import library_version, machine_dtype
 from edgekd.pipeline.plan import Plan, plans_of
+from edgekd.pipeline.reach import look_at_targets
 from edgekd.stages.context import Data
 from edgekd.store.store import Store
 
@@ -34,6 +34,8 @@ class Settings:
     fresh: bool = False
     until: str | None = None
     max_seconds: float | None = None
+    elsewhere: bool = False
+    """Everything is made and nothing measured: other machines do that, with targets out of reach here."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,15 @@ class Surroundings:
     target_facts: Mapping[str, Mapping[str, Any]]
     limits: Sequence[Limit]
     for_keys: Mapping[str, Any]
+    unreached: Mapping[str, str]
+    """Target -> why it is out of reach here; only where the session is taken elsewhere."""
 
 
 def look_around(plan: Plan, store: Store, settings: Settings) -> Surroundings:
     """Open the data and ask the targets for their facts. Raises `DataError` and `TargetError`."""
     recipe = plan.recipe
     data = Data(recipe.source.open(recipe.source.split_seed), recipe.source, store)
-    facts = {target.name: device_facts(target) for target in recipe.targets}
+    facts, unreached = look_at_targets(plan, elsewhere=settings.elsewhere)
     policy_limits = limits(recipe.gate, [target.name for target in recipe.targets])
     for_keys = {
         "seed": recipe.seed,
@@ -63,7 +67,7 @@ def look_around(plan: Plan, store: Store, settings: Settings) -> Surroundings:
         "limits": of_data([limit.model_dump(mode="json", exclude={"source"}) for limit in policy_limits]),
         "plans": of_data(plans_of(plan)),
     }
-    return Surroundings(data, facts, policy_limits, for_keys)
+    return Surroundings(data, facts, policy_limits, for_keys, unreached)
 
 
 def stable_digest(facts: Mapping[str, Mapping[str, Any]]) -> str:

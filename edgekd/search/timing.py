@@ -22,6 +22,8 @@ class P50(Config):
 
     value: Milliseconds
     spread: Share | None = None
+    again: bool = True
+    """False: taken from a table, as the target was out of reach when the winner was to be timed again."""
 
 
 class Timed(Config):

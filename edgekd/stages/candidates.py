@@ -54,11 +54,11 @@ class Workbench:
     teacher: Artifact | None = None
 
     def time(self, candidates: Sequence[Candidate]) -> dict[str, Timed]:
-        """Candidate id (and `teacher`) -> p50 by target and size of the exported file."""
+        """Candidate id (and `teacher`) -> p50 by target within reach and size of the exported file."""
         with tempfile.TemporaryDirectory(dir=self.context.folder, prefix="graphs-") as name:
             graphs = self._export_all(Path(name), candidates)
             p50_ms: dict[str, dict[str, P50]] = {graph: {} for graph in graphs}
-            for target in self.context.targets:
+            for target in self.context.reached:
                 for graph, found in self._time(graphs, target).items():
                     p50_ms[graph][target.name] = found
             sizes = {graph: path.stat().st_size for graph, path in graphs.items()}

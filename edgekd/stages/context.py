@@ -104,8 +104,15 @@ class StageContext:
     plans: Mapping[str, Any] | None = None
     """What later steps of the plan intend, as plain data: `precision` of the shipped graph."""
     target_facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    unreached: Mapping[str, str] = field(default_factory=dict)
+    """Target -> why it is out of reach from here."""
     basis: Mapping[str, Any] = field(default_factory=dict)
     """What any result of the step depends on beside its inputs: code, libraries, threads, number type."""
+
+    @property
+    def reached(self) -> list[Target]:
+        """The targets that can be asked something."""
+        return [target for target in self.targets if target.name not in self.unreached]
 
     def of_classes(self, own: tuple[str, ...]) -> StageContext:
         """The same with the images of these classes alone, numbered in this order."""

@@ -86,11 +86,12 @@ def _fidelity(context: StageContext, model: Model, file: str, backend: str) -> d
     """
     from edgekd.measure.probes import predict
     from edgekd.stages.model_files import accuracy, evaluation_arrays, val_logits
+    from edgekd.targets.devices_file import LOCAL
+    from edgekd.targets.local import LocalTarget
 
     images, _ = evaluation_arrays(context, model.spec.preprocess, "val")
-    logits = predict(
-        context.folder / file, images, model.spec.preprocess, context.targets[0], backend=backend
-    )
+    target = next(iter(context.reached), LocalTarget(name=LOCAL))
+    logits = predict(context.folder / file, images, model.spec.preprocess, target, backend=backend)
     expected = val_logits(context, model)
     agreement = float((logits.argmax(1) == expected.argmax(1)).mean())
     if agreement < LEAST_AGREEMENT:

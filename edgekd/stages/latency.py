@@ -83,6 +83,10 @@ def shipped_precision(context: StageContext, written: Literal["auto", "fp32", "i
     return (context.plans or {}).get("precision", "fp32") if written == "auto" else written
 
 
+def without_target(config: LatencyConfig, known: bool) -> str:
+    return "times candidates there; pin a table that was timed on it: `select: {latency: FILE.json}`"
+
+
 STAGE = Stage(
     name="latency",
     summary="a table of measured latencies over a space",
@@ -102,4 +106,5 @@ STAGE = Stage(
     ),
     libraries=("torch", "onnx", "onnxscript", "onnxruntime"),
     estimate=lambda config, num_images: 6.0 * config.num_timed,
+    without_target=without_target,
 )

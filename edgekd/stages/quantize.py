@@ -161,6 +161,12 @@ def check(data: KnownData, config: QuantizeConfig, known: Mapping[str, Sequence[
         check_methods(data, config, Lineup.of(known, "model"), folded=True)
 
 
+def without_target(config: QuantizeConfig, known: bool) -> str | None:
+    if known or config.weight_bits != "auto":
+        return None
+    return "`weight_bits: auto` asks its CPU; give `weight_bits: 8`, or 7 if it is an x86 CPU without VNNI"
+
+
 STAGE = Stage(
     name="quantize",
     summary="INT8, with the teacher still teaching",
@@ -188,4 +194,5 @@ STAGE = Stage(
     controls=controls,
     estimate=estimate,
     check=check,
+    without_target=without_target,
 )

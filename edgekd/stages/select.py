@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgekd.search.latency_table import LatencyTable
     from edgekd.search.scorer import ScoreCandidate
     from edgekd.search.space import Candidate
-    from edgekd.search.timing import Timed
+    from edgekd.search.timing import P50, Timed
 
 
 class SelectConfig(DistillingConfig):
@@ -61,6 +61,11 @@ class SelectConfig(DistillingConfig):
 
     def files(self) -> Sequence[Path]:
         return () if self.pinned is None else (self.pinned,)
+
+    def device_facts(self) -> Mapping[str, Mapping[str, Any]]:
+        from edgekd.search.latency_table import read_table
+
+        return {} if self.pinned is None else read_table(self.pinned).devices
 
 
 def before(config: SelectConfig) -> Sequence[tuple[str, StageConfig]]:
@@ -146,13 +151,26 @@ def _remeasure(context: StageContext, config: SelectConfig, table: LatencyTable)
     bench = Workbench(context, backend, table.precision, config.protocol)
 
     def remeasure(candidate: Candidate) -> Timed:
-        return bench.time([candidate])[candidate.id]
+        timed = bench.time([candidate])[candidate.id]
+        return timed.model_copy(update={"p50_ms": {**timed.p50_ms, **_from_table(context, table, candidate)}})
 
     return remeasure
 
 
+def _from_table(context: StageContext, table: LatencyTable, candidate: Candidate) -> dict[str, P50]:
+    """What a pinned table says of the targets that are out of reach, where nothing can be timed again."""
+    from edgekd.search.timing import P50
+
+    (row,) = table.rows_for([candidate])
+    known = {name: one for name, one in row.latency.items() if name in context.unreached}
+    return {name: P50(value=x.p50_ms, spread=x.measured_spread, again=False) for name, x in known.items()}
+
+
 def check(data: KnownData, config: SelectConfig, known: Mapping[str, Sequence[KnownStep]]) -> None:
-    """Raise `UsageError` with everything that the short training needs and the recipe does not give."""
+    """Raise `UsageError` with everything that the short training needs and the recipe does not give, and for
+    a pinned table that is none."""
+    if config.pinned is not None and config.pinned.is_file():
+        config.device_facts()
     check_methods(data, config, Lineup(None, tuple(known.get("teacher", ()))))
 
 

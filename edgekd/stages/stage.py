@@ -26,6 +26,10 @@ class StageConfig(Config):
         """Files the step reads: their content becomes part of the step's key."""
         return ()
 
+    def device_facts(self) -> Mapping[str, Mapping[str, Any]]:
+        """What those files tell of devices, by target."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Input:
@@ -54,6 +58,10 @@ class Control:
 
 def _nothing_before(config: StageConfig) -> Sequence[tuple[str, StageConfig]]:
     return ()
+
+
+def _can_do_without(config: StageConfig, known: bool) -> None:
+    return None
 
 
 Inputs = Mapping[str, Sequence[Artifact]]
@@ -137,3 +145,5 @@ class Stage:
 
     It gets what is known of the data, the configuration, and by input the steps that feed it.
     """
+    without_target: Callable[[Any, bool], str | None] = field(default=_can_do_without)
+    """(configuration, whether a target's facts are known) -> why it must be reached, or None."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,12 @@ RECIPE: dict[str, Any] = {
 STARTED = "2026-11-20T12:00:00+00:00"
 
 
-def make_run(store: Store, work: Path, *, gate: dict[str, Any] | None = None) -> Path:
+def make_run(
+    store: Store, work: Path, *, gate: dict[str, Any] | None = None, targets: Sequence[str] = ("local",)
+) -> Path:
     """The folder of a run with the rows `teacher` and `distilled`, not measured yet; `distilled` ships."""
     folder = RunFolder(store.root / "runs" / "small" / "0123456789ab")
-    recipe = {**RECIPE, "gate": gate if gate is not None else RECIPE["gate"]}
+    recipe = {**RECIPE, "gate": gate if gate is not None else RECIPE["gate"], "targets": list(targets)}
     folder.write_recipe(yaml.safe_dump(recipe))
     evalset = _evalset(store, work)
     steps, rows = [], []
@@ -35,7 +37,7 @@ def make_run(store: Store, work: Path, *, gate: dict[str, Any] | None = None) ->
         graph = _graph(store, work, name, width)
         folder.link_step(number, f"export-{name}", graph.folder)
         steps.append(_step(number, f"export-{name}", graph))
-        rows.append(_row(name, os.path.relpath(evalset.folder, folder.path)))
+        rows.append(_row(name, folder.link_evalset(evalset.folder).relative_to(folder.path).as_posix()))
     folder.write_record(
         RunRecord(
             recipe="small",
@@ -46,7 +48,7 @@ def make_run(store: Store, work: Path, *, gate: dict[str, Any] | None = None) ->
             steps=tuple(steps),
             rows=tuple(rows),
             final="distilled",
-            targets=("local",),
+            targets=tuple(targets),
         )
     )
     return folder.path
