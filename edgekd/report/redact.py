@@ -112,10 +112,15 @@ def _walk(value: Any, clean: Callable[[str], str]) -> Any:
         names = [one.name for one in dataclasses.fields(value) if one.name not in _WORDS]
         return dataclasses.replace(value, **{name: _walk(getattr(value, name), clean) for name in names})
     if isinstance(value, Mapping):
-        return {_key(k, v, clean): GONE if _tells(k) and v else _walk(v, clean) for k, v in value.items()}
+        return {_key(k, v, clean): GONE if _hides(k, v) else _walk(v, clean) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(_walk(one, clean) for one in value)
     return value
+
+
+def _hides(key: object, value: object) -> bool:
+    """Whether a value goes for its key's sake; our own numbers (`host_agreement`) tell of nobody."""
+    return _tells(key) and bool(value) and not dataclasses.is_dataclass(value)
 
 
 def _key(key: object, value: object, clean: Callable[[str], str]) -> str:
