@@ -104,12 +104,16 @@ def file_sha256(path: str) -> str:
 
 def load(request: dict[str, Any], artifact: dict[str, Any]) -> Any:
     module = runtime_module(artifact["runtime"])
-    return module.load(
-        artifact["path"],
-        threads=request["threads"],
-        batch=request["batch"],
-        options=request.get("options") or {},
-    )
+    try:
+        return module.load(
+            artifact["path"],
+            threads=request["threads"],
+            batch=request["batch"],
+            options=request.get("options") or {},
+        )
+    except Exception:
+        check_digest(artifact)  # damaged since it was looked at, it is not the graph that is bad
+        raise
 
 
 def read_images(path: str, graph: Any) -> Any:

@@ -144,6 +144,8 @@ def override(data: dict[str, Any], text: str) -> None:
 
 def _override_root(data: dict[str, Any], name: str) -> dict[str, Any]:
     steps = data.get("steps")
+    if isinstance(steps, list):  # `- export` is short for `- export: {}`
+        steps = data["steps"] = [{step: {}} if isinstance(step, str) else step for step in steps]
     for step in steps if isinstance(steps, list) else []:
         if isinstance(step, dict) and len(step) == 1:
             ((stage, config),) = step.items()

@@ -16,6 +16,7 @@ import onnxruntime
 import pytest
 
 from edgekd.backends.onnx import runtime
+from edgekd.core.digest import of_file
 from edgekd.core.errors import DataError, ModelError, TargetError
 from edgekd.core.preprocess import Preprocess
 from edgekd.measure import agent, agent_facts
@@ -172,6 +173,18 @@ def test_a_damaged_transfer_is_noticed(device: Device, graph: Path) -> None:
     entry = {**device.artifact("g", graph), "sha256": "0" * 64}
     with pytest.raises(TargetError, match="arrived damaged"):
         device.call("memory", [entry], runs=1)
+
+
+def test_a_graph_that_is_damaged_after_it_was_looked_at_is_no_bad_graph(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copyfile(graph, tmp_path / "graph.onnx"))
+    artifact = {"path": str(path), "sha256": of_file(path), "runtime": "runtime_onnx"}
+    monkeypatch.setitem(sys.modules, "runtime_onnx", runtime)
+    agent.check_digest(artifact)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(agent.RequestError, match="arrived damaged"):
+        agent.load({"threads": 1, "batch": 1}, artifact)
 
 
 @pytest.mark.parametrize(

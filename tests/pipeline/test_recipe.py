@@ -114,6 +114,13 @@ def test_set_changes_one_key_by_step_name_and_by_section(tmp_path: Path) -> None
     assert recipe.gate.size
 
 
+def test_set_reaches_a_step_that_is_written_without_keys(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD.replace("- export: {}", "- export"))
+    assert "- export\n" in Path(path).read_text()
+    recipe = load_recipe(path, overrides=["export.name=shipped"])
+    assert [step.name for step in recipe.steps][-1] == "shipped"
+
+
 @pytest.mark.parametrize("text", ["distill.epochs", "=3", "distil.epochs=3", "distill=3"])
 def test_a_wrong_set_says_how_it_is_written(tmp_path: Path, text: str) -> None:
     with pytest.raises(UsageError, match=r"--set|neither a step nor a key"):
