@@ -106,8 +106,9 @@ def command(
     option that asks for something else, only that is measured, and put beside the session's measurements.
 
     A folder OUT of `edgekd run --bundle` gets a sealed session for each target, in OUT/measurements: copy
-    those of several machines together, then judge them with `edgekd gate OUT`. Interrupted, the same command
-    goes on.
+    those of several machines together, then judge them with `edgekd gate OUT`.
+
+    Interrupted, the same command goes on where it was; after one that came to its end it measures anew.
     """
     from edgekd.cli.run import parse_duration
     from edgekd.pipeline.further import Wish

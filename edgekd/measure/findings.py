@@ -89,13 +89,14 @@ class Findings:
     """The device's facts as each process saw them."""
     versions: dict[str, Any] = field(default_factory=dict)
     taken_at: str = ""
-    """The host's clock (a device may have none) when the last process ended."""
+    """The host's clock (a device may have none) when the first process ended: a session that was interrupted
+    and continued much later is as old as its oldest part."""
 
     def note(self, answer: Mapping[str, Any]) -> None:
         """Keep what an answer of the agent says beside its result."""
         self.facts.append(answer["facts"])
         self.versions.update(answer["versions"])
-        self.taken_at = max(self.taken_at, answer["taken_at"])
+        self.taken_at = min(self.taken_at or answer["taken_at"], answer["taken_at"])
 
     @property
     def device(self) -> dict[str, Any]:

@@ -43,10 +43,10 @@ def remeasure(
     """Measure a run (`what`: as `find_run` takes it) or a bundle's folder; returns what was measured now.
 
     Of a run, the measurements on these targets are replaced and the verdict is written anew. A portable run
-    gets a sealed session for each target, and interrupted, the same call goes on. A bundle is never changed;
-    it needs an `evalset`: a folder with images.npy and labels.npy, or a recipe whose test
-    data to use. Raises `UsageError` for names that are unknown and evaluation sets that do not fit,
-    `TargetError` for a target that cannot be reached.
+    gets a sealed session for each target. Interrupted, the same call goes on where it was; one that came to
+    its end is measured anew. A bundle is never changed; it needs an `evalset`: a folder with images.npy and
+    labels.npy, or a recipe whose test data to use. Raises `UsageError` for names that are unknown and
+    evaluation sets that do not fit, `TargetError` for a target that cannot be reached.
     """
     if protocol is not None:
         find_protocol(protocol)
@@ -67,7 +67,7 @@ def _run(
         raise UsageError("the run is not finished", where=str(folder), fix=again(record))
     order = _order(record, folder, chosen_targets(targets or _targets(locked)), protocol)
     kept = _kept(folder, order)
-    measured = take(order, folder, store, emit, fresh=True, keep=kept)
+    measured = take(order, folder, store, emit, fresh=False, keep=kept)
     _note(record, folder, Session(order.key, [*kept, *measured]), order)
     rejudge(folder)
     return measured
@@ -209,7 +209,7 @@ def _bundle(
         seed=0,
         device_facts={target.name: device_facts(target) for target in chosen},
     )
-    measured = take(order, folder, store, emit, fresh=True)
+    measured = take(order, folder, store, emit, fresh=False)
     emit({"event": "note", "text": f"measurements and raw samples: {folder}"})
     return measured
 

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edgekd.core.artifact import Artifact
-from edgekd.core.digest import of_data
+from edgekd.core.artifact import MANIFEST, Artifact
+from edgekd.core.digest import of_data, of_files
 from edgekd.core.durable import disk_error, write_json, write_text
 from edgekd.core.errors import TargetError
 from edgekd.core.events import Emit
@@ -19,6 +19,7 @@ from edgekd.core.preprocess import Preprocess
 from edgekd.core.run_record import MEASUREMENTS, SESSION, VERDICT, Row, RunRecord
 from edgekd.core.seed import derive
 from edgekd.core.verdict import Verdict
+from edgekd.data.evaluation import IMAGES, LABELS
 from edgekd.measure.protocol import PROTOCOLS
 from edgekd.measure.runner import Item, measure_session
 from edgekd.pipeline.bundle import read_bundle
@@ -77,7 +78,7 @@ class Order:
                 "items": [
                     [
                         i.subject.model_dump(mode="json"),
-                        i.evalset.resolve().name,
+                        _content(i.evalset),
                         i.labels,
                         i.preprocess.model_dump(mode="json"),
                     ]
@@ -91,6 +92,13 @@ class Order:
                 "code": {name: code_digest(name) for name in _CODE},
             }
         )
+
+
+def _content(evalset: Path) -> str | dict[str, str]:
+    """What an evaluation set holds: the name of one in the store, else what its files are."""
+    if (evalset / MANIFEST).is_file():
+        return evalset.resolve().name
+    return of_files(evalset, [IMAGES, LABELS])
 
 
 def measure_run(

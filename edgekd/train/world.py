@@ -97,6 +97,10 @@ def joined() -> Iterator[World]:
     if "RANK" not in os.environ:
         yield ALONE
         return
+    # Imported later, by an optimizer for example, its default arguments hold the group that is there by then,
+    # which so outlives `destroy_process_group`: its threads may abort the process while Python shuts down.
+    import torch.distributed.nn.functional
+
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield World(dist.get_rank(), dist.get_world_size())

@@ -92,7 +92,13 @@ def main(out: Path, methods: list[str]) -> None:
             state = portable(engine.roles["student"].module.state_dict())
             safetensors.torch.save_file(state, out / f"weights-{world.size}.safetensors")
             told = {"history": history, "accuracy": accuracy, "size": world.size}
-            (out / f"told-{world.size}.json").write_text(json.dumps(told))
+    if world.leads:
+        told["threads"] = thread_names()
+        (out / f"told-{world.size}.json").write_text(json.dumps(told))
+
+
+def thread_names() -> list[str]:
+    return [(task / "comm").read_text().strip() for task in Path("/proc/self/task").glob("*")]
 
 
 if __name__ == "__main__":

@@ -289,6 +289,17 @@ def test_a_killed_session_goes_on_with_what_was_finished(small: Setup) -> None:
     assert len(set(small.journal.computed)) == len(small.journal.computed) == 4
 
 
+def test_a_continued_session_is_as_old_as_its_oldest_part(small: Setup) -> None:
+    small.journal.allowed = 2
+    with pytest.raises(KeyboardInterrupt):
+        small.measure()
+    first, *_ = small.journal.computed
+    early = "2020-01-01T00:00:00+00:00"
+    small.journal.values[first] = json.dumps({**json.loads(small.journal.values[first]), "taken_at": early})
+    small.journal.allowed = 10**6
+    assert {m.taken_at for m in small.measure()} == {early}
+
+
 def test_noise_is_retried_once_and_pooled(small: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgekd.measure.latency.P50_OVER_MIN_MAX", 0.5)
     small.protocol = ONE.model_copy(update={"retry": True})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from edgekd.pipeline.session import graph_digest
 from edgekd.pipeline.validation import check_recipe
 from edgekd.store.store import Store
 from tests.measure import graphs
+from tests.pipeline.interrupting import Interrupted, counting
 from tests.pipeline.small_run import STARTED, make_run
 
 
@@ -173,3 +175,36 @@ def test_a_changed_artifact_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="does not match its digest"):
         remeasure(store, str(folder), None, None, None, _silent)
     assert not (folder / MEASUREMENTS).exists()
+
+
+def _asked(store: Store, what: str, evalset: Path | None, stop_at: int | None = None) -> Counter[str]:
+    """What the agent was asked by one `edgekd measure`, ended before the question `stop_at`."""
+    asked: Counter[str] = Counter()
+    with pytest.MonkeyPatch.context() as patch:
+        counting(patch, asked, stop_at)
+        try:
+            remeasure(store, what, ["local"], "smoke", str(evalset) if evalset else None, _silent)
+        except Interrupted:
+            assert stop_at is not None
+    return asked
+
+
+@pytest.mark.parametrize("kind", ["run", "bundle"])
+def test_interrupted_it_goes_on_and_at_its_end_it_begins_anew(
+    kind: str, bundle: Bundle, tmp_path: Path
+) -> None:
+    store, evalset = Store(tmp_path / "store"), graphs.evaluation_set(tmp_path / "images")
+    what, images = ("small", None) if kind == "run" else (str(bundle.folder), evalset)
+    make_run(store, tmp_path / "work")
+    whole = _asked(store, what, images)
+    assert _asked(store, what, images, stop_at=3).total() == 3
+    assert _asked(store, what, images).total() == whole.total() - 3
+    assert _asked(store, what, images) == whole
+
+
+def test_a_session_is_not_continued_on_other_images(bundle: Bundle, tmp_path: Path) -> None:
+    store, evalset = Store(tmp_path / "store"), graphs.evaluation_set(tmp_path / "images")
+    whole = _asked(store, str(bundle.folder), evalset)
+    assert _asked(store, str(bundle.folder), evalset, stop_at=3).total() == 3
+    graphs.evaluation_set(evalset, seed=1)
+    assert _asked(store, str(bundle.folder), evalset) == whole

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ import pytest
 from edgekd.core.digest import files_below, of_file
 from edgekd.core.errors import TargetError, UsageError
 from edgekd.core.measurement import Measurement
-from edgekd.measure.device import Device
 from edgekd.measure.protocol import PROTOCOLS
 from edgekd.pipeline import remeasure as remeasuring
 from edgekd.pipeline.further import Wish, measure_further
@@ -22,6 +19,7 @@ from edgekd.pipeline.portable.folder import SESSIONS, PortableRun
 from edgekd.pipeline.portable.sessions import read_sessions
 from edgekd.pipeline.remeasure import remeasure
 from edgekd.store.store import Store
+from tests.pipeline.interrupting import Interrupted, counting
 from tests.pipeline.portable.small_portable import OUT_OF_REACH, opened, rewritten, silent
 
 Measured = tuple[PortableRun, list[Measurement]]
@@ -69,24 +67,6 @@ def test_only_sealed_sessions_are_added(measured: Measured, unmeasured: Portable
     added = set(files_below(measured[0].folder)) - set(files_below(unmeasured.folder))
     assert {name.split("/")[0] for name in added} == {SESSIONS}
     measured[0].verify()
-
-
-class Interrupted(Exception):
-    """Stands for Ctrl-C or a kill: nothing catches it."""
-
-
-def counting(patch: pytest.MonkeyPatch, asked: Counter[str], stop_at: int | None = None) -> None:
-    """Count what the agent is asked, and stop before the question `stop_at`."""
-    call: Callable[..., Any] = Device.call
-
-    def counted(self: Device, mode: str, *arguments: Any, **fields: Any) -> Any:
-        if mode != "facts":
-            if sum(asked.values()) == stop_at:
-                raise Interrupted
-            asked[mode] += 1
-        return call(self, mode, *arguments, **fields)
-
-    patch.setattr(Device, "call", counted)
 
 
 def test_interrupted_it_goes_on_where_it_was(unmeasured: PortableRun, tmp_path: Path) -> None:
