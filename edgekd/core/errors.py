@@ -58,12 +58,12 @@ class UsageError(EdgekdError):
 
 
 class RecipeError(UsageError):
-    """All problems found in one recipe; `problems` holds one message each."""
+    """All problems found in one recipe, or in `what` else; `problems` holds one message each."""
 
-    def __init__(self, problems: Iterable[str], *, where: str | None = None) -> None:
+    def __init__(self, problems: Iterable[str], *, where: str | None = None, what: str = "recipe") -> None:
         self.problems = tuple(problems)
         count = len(self.problems)
-        head = f"{count} problem{'s' if count != 1 else ''} in the recipe"
+        head = f"{count} problem{'s' if count != 1 else ''} in the {what}"
         super().__init__("\n  - ".join([head, *self.problems]), where=where)
 
 

@@ -215,7 +215,7 @@ def load_spec(file: str | None, overrides: Sequence[str] = ()) -> AuditSpec:
         return AuditSpec.model_validate(data)
     except ValidationError as error:
         problems = [_problem(document, item) for item in error.errors(include_url=False)]
-        raise RecipeError(problems, where=str(document.file)) from error
+        raise RecipeError(problems, where=str(document.file), what="specification") from error
 
 
 def _override(data: dict[str, Any], text: str) -> None:

@@ -14,7 +14,7 @@ from edgekd.report.judged import limits_of
 from edgekd.report.predictions import Predictions
 from edgekd.report.reading import Source, read
 from edgekd.report.samples import distributions_of
-from edgekd.report.waterfall import waterfall
+from edgekd.report.waterfall import baseline_name, waterfall
 
 
 def facts_of(folder: Path) -> Facts:
@@ -45,6 +45,8 @@ def collect(source: Source) -> Facts:
         command=tuple(record.command),
         recipe_text=source.recipe_text,
         ablations=ablations_of(source, predictions),
+        baseline=baseline_name(source),
+        made=any(step.inputs for step in record.steps),
     )
 
 

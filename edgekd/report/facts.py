@@ -185,7 +185,7 @@ class NewError:
 
 @dataclass(frozen=True)
 class ClassFacts:
-    """Per-class results on one target."""
+    """Per-class results on one target. What is called teacher is the baseline, whatever that is."""
 
     target: str
     rows: tuple[ClassRow, ...]
@@ -231,6 +231,10 @@ class Facts:
     command: tuple[str, ...]
     recipe_text: str
     ablations: tuple[AblationFact, ...] = ()
+    baseline: str | None = "teacher"
+    """What the first row is called where others are compared with it; None if nothing else was measured."""
+    made: bool = True
+    """Whether artifacts were made here; an audit takes them as they are."""
     schema_version: int = 1
 
     def final_row(self, target: TargetFact) -> WaterfallRow | None:

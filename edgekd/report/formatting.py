@@ -132,5 +132,6 @@ def moment(text: str) -> str:
 
 
 def sentence_case(text: str) -> str:
-    """The first letter as a capital, the rest as it is."""
-    return text[:1].upper() + text[1:]
+    """The first letter as a capital, the rest as it is; a file's name stays as it is."""
+    first = text.partition(" ")[0]
+    return text if "." in first.rstrip(".") else text[:1].upper() + text[1:]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _FEW_CLASSES = 12
 COLUMNS = (
     ("drop_previous", "Drop from the row above"),
-    ("drop_teacher", "Drop from teacher"),
+    ("drop_teacher", "Drop from {baseline}"),
     ("p50", "Latency p50"),
     ("p90", "Latency p90"),
     ("speedup", "Speed-up"),
@@ -41,7 +41,7 @@ def render_html(facts: Facts) -> str:
         sentence=verdict_sentence(facts.outcome, facts.limits),
         limits=[(limit, bound_text(limit), charts.limit_bar(limit)) for limit in facts.limits],
         tiles=tiles(facts),
-        columns=COLUMNS,
+        columns=columns(facts),
         axes={target.name: charts.accuracy_axis(target.rows) for target in facts.targets},
         ablation_notes=NOTES,
         ablations=[(one, contribution_axis(one)) for one in facts.ablations],
@@ -57,14 +57,23 @@ def render_html(facts: Facts) -> str:
     )
 
 
+def columns(facts: Facts) -> list[tuple[str, str]]:
+    """Those of `COLUMNS` that any row has, named; the row above is none of its own if it is the baseline."""
+    rows = [row for target in facts.targets for row in target.rows]
+    taken = {key for row in rows for key in row.numbers}
+    if all(row.position <= 2 for row in rows):
+        taken.discard("drop_previous")
+    return [(key, name.format(baseline=facts.baseline)) for key, name in COLUMNS if key in taken]
+
+
 def tiles(facts: Facts) -> list[tuple[str, str, str]]:
-    """(headline, what it is, its interval) of the final row against the teacher, on the first target."""
+    """(headline, what it is, its interval) of the final row against the baseline, on the first target."""
     target = facts.targets[0] if facts.targets else None
     final = facts.final_row(target) if target else None
     if target is None or final is None or not target.rows:
         return []
     found = [_accuracy_tile(final), _speed_tile(final), _size_tile(final, target.rows[0])]
-    return [tile for tile in found if tile]
+    return [(value, f"{what} the {facts.baseline}", extent) for value, what, extent in filter(None, found)]
 
 
 def _accuracy_tile(final: WaterfallRow) -> tuple[str, str, str] | None:
@@ -72,7 +81,7 @@ def _accuracy_tile(final: WaterfallRow) -> tuple[str, str, str] | None:
     if drop is None or drop.value is None:
         return None
     extent = "" if drop.low is None or drop.high is None else _extent(points(-drop.high), points(-drop.low))
-    return points(-drop.value, plus=True), "accuracy against the teacher", extent
+    return points(-drop.value, plus=True), "accuracy against", extent
 
 
 def _speed_tile(final: WaterfallRow) -> tuple[str, str, str] | None:
@@ -80,7 +89,7 @@ def _speed_tile(final: WaterfallRow) -> tuple[str, str, str] | None:
     if speedup is None or speedup.value is None:
         return None
     ends = _extent(ratio(speedup.low), ratio(speedup.high)) if speedup.low and speedup.high else ""
-    return ratio(speedup.value), "as fast as the teacher", ends + ("" if speedup.valid else " · not valid")
+    return ratio(speedup.value), "as fast as", ends + ("" if speedup.valid else " · not valid")
 
 
 def _size_tile(final: WaterfallRow, teacher: WaterfallRow) -> tuple[str, str, str] | None:
@@ -88,7 +97,7 @@ def _size_tile(final: WaterfallRow, teacher: WaterfallRow) -> tuple[str, str, st
     if not after or not before or not after.value or not before.value or final == teacher:
         return None
     sizes = f"{show('size_bytes', before.value)} → {show('size_bytes', after.value)}"
-    return ratio(before.value / after.value), "smaller than the teacher", sizes
+    return ratio(before.value / after.value), "smaller than", sizes
 
 
 def _extent(low: str, high: str) -> str:

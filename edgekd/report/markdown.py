@@ -17,7 +17,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-.!|~$^=:@])")
 _COLUMNS = (
     ("accuracy", "accuracy"),
     ("drop_previous", "drop from row above"),
-    ("drop_teacher", "drop from teacher"),
+    ("drop_teacher", "drop from {baseline}"),
     ("p50", "p50"),
     ("p90", "p90"),
     ("speedup", "speed-up"),
@@ -33,7 +33,7 @@ def render_markdown(facts: Facts) -> str:
         f"{SIGNS[facts.outcome]} {verdict_sentence(facts.outcome, facts.limits)} "
         f"Run {escape(facts.run_id)}, seed {facts.seed}.",
         limits_table(facts),
-        *(_waterfall(target) for target in facts.targets),
+        *(_waterfall(target, facts.baseline) for target in facts.targets),
         *_list("What each part bought", _controls(facts)),
         *(_ablation(one) for one in facts.ablations),
         *_classes(facts),
@@ -79,8 +79,9 @@ def number_cell(number: Number) -> str:
     return text if number.valid else f"{text}, not valid"
 
 
-def _waterfall(target: TargetFact) -> str:
-    columns = [(key, name) for key, name in _COLUMNS if any(key in row.numbers for row in target.rows)]
+def _waterfall(target: TargetFact, baseline: str | None) -> str:
+    named = [(key, name.format(baseline=escape(baseline or ""))) for key, name in _COLUMNS]
+    columns = [(key, name) for key, name in named if any(key in row.numbers for row in target.rows)]
     title = f"## On {escape(target.name)}"
     return "\n\n".join([title, _table(target, dict(columns)), *_further(target)])
 
@@ -118,14 +119,14 @@ def _ablation(ablation: AblationFact) -> str:
 
 
 def _classes(facts: Facts) -> Iterator[str]:
-    if facts.classes is None:
+    if facts.classes is None or facts.baseline is None:
         return
     changed = [row for row in facts.classes.rows if row.lost or row.won]
     yield f"## Classes\n\n{facts.classes.num_errors:,} of {facts.classes.n:,} images newly fail."
     if changed:
         worst = sorted(changed, key=lambda row: row.won - row.lost)[:10]
         yield table(
-            ["class", "images", "teacher", "final", "lost", "won"],
+            ["class", "images", escape(facts.baseline), "final", "lost", "won"],
             [
                 [
                     escape(row.name),

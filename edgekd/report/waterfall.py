@@ -57,6 +57,15 @@ def teacher_row(source: Source) -> Row | None:
     return next(iter([*named, *source.record.rows]), None)
 
 
+def baseline_name(source: Source) -> str | None:
+    """`teacher`, or the name of another first row; None when that is the row that ships."""
+    row = teacher_row(source)
+    if row is None or row.name == source.record.final:
+        return None
+    stages = {step.name: step.stage for step in source.record.steps}
+    return "teacher" if stages.get(row.model_step or "") == "teacher" else row.name
+
+
 def waterfall(source: Source, predictions: Predictions) -> tuple[TargetFact, ...]:
     """Rows in the order of the record, for each target."""
     return tuple(_target(source, name, predictions) for name in targets_of(source))

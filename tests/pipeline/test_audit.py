@@ -19,6 +19,7 @@ from edgekd.pipeline.rejudge import confirm, rejudge
 from edgekd.pipeline.remeasure import remeasure
 from edgekd.pipeline.run_folder import read_record
 from edgekd.report.collect import facts_of
+from edgekd.report.facts import WaterfallRow
 from edgekd.report.render import render_as
 from edgekd.store.store import Store
 from tests.pipeline.audit_material import CLASSES, GATE, arrays, color_model
@@ -79,6 +80,34 @@ def test_every_report_reads_it(ended: tuple[Path, Audited]) -> None:
     assert facts.outcome == "pass"
     for form in ("html", "json", "md", "junit", "summary"):
         assert "audit" in render_as(form, facts)
+
+
+def test_its_report_speaks_of_a_reference_and_of_no_training(ended: tuple[Path, Audited]) -> None:
+    page = _body(render_as("html", facts_of(ended[1].folder)))
+    assert "accuracy against the reference" in page and "Drop from reference" in page
+    assert "teacher" not in page.lower() and "training" not in page.lower()
+    assert ">model.onnx<" in page and "Drop from the row above" not in page
+
+
+def test_the_report_of_one_file_alone_compares_it_with_nothing(ended: tuple[Path, Audited]) -> None:
+    facts = facts_of(ended[1].folder)
+    (final,) = (row for row in facts.targets[0].rows if row.final)
+    alone = replace(
+        facts, baseline=None, limits=(), targets=(replace(facts.targets[0], rows=(_alone(final),)),)
+    )
+    page = _body(render_as("html", alone))
+    assert "Drop" not in page and "newly fail" not in page and "Lost" not in page
+    assert "Recall on" in page
+    assert "teacher" not in render_as("md", alone)
+
+
+def _alone(row: WaterfallRow) -> WaterfallRow:
+    compared = ("drop_previous", "drop_teacher", "speedup")
+    return replace(row, numbers={key: one for key, one in row.numbers.items() if key not in compared})
+
+
+def _body(page: str) -> str:
+    return page.partition("<body>")[2]
 
 
 def test_the_gate_judges_it_again_and_under_other_limits(copied: Path) -> None:

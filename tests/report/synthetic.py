@@ -265,6 +265,7 @@ class Synthetic:
                 name=f"{row.stage}-{row.name}" if row.control else row.stage,
                 stage=row.stage,
                 key=row.name.encode().hex().ljust(64, "1"),
+                inputs={"data": "data"},
                 control=row.control,
                 status="ran",
                 digest=row.name.encode().hex().ljust(64, "2"),
