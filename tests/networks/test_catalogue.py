@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,8 @@ def test_bad_specs_say_what_is_legal(name: str, args: dict[str, Any], message: s
         build(spec_of(name, args))
 
 
-def test_an_absent_library_names_its_extra() -> None:
+def test_an_absent_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(MissingDependencyError, match=r"edgekd\[timm\]"):
         build(spec_of("timm/resnet10t", {}))
 
