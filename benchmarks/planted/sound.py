@@ -340,12 +340,13 @@ def some_classes_by_agreement(place: Place) -> Outcome:
 def the_shipped_teacher(place: Place) -> Outcome:
     """A trained ResNet-20 of edgekd's own, exported."""
     from edgekd.backends.onnx.export import export
+    from edgekd.backends.source import Source
     from edgekd.networks.shipped import load_shipped
 
     model = load_shipped("resnet_cifar.digits")
     expected = model.spec.preprocess
     shape = (expected.num_channels, *expected.size)
-    export(model.module, input_shape=shape, path=place / "model.onnx")
+    export(Source(model.module, shape), place / "model.onnx")
     own = {
         "labels": list(model.spec.labels),
         "preprocess": {

@@ -15,10 +15,12 @@ from edgekd.core.errors import MissingDependencyError
 class Backend:
     """A format that networks are exported to and the runtime that runs it.
 
-    `exporter` and `baseline` are `module:function`, imported only when used.
+    `exporter` (`(Source, Path) -> facts`) and `baseline` are `module:function`, imported only when used.
     """
 
     name: str
+    title: str
+    """As a person calls it."""
     suffix: str
     """Of an artifact's file, with the dot."""
     exporter: str
@@ -29,6 +31,8 @@ class Backend:
     libraries: tuple[str, ...]
     """Distributions whose versions are part of a step's key and of a measurement's facts."""
     precisions: tuple[str, ...]
+    companions: tuple[str, ...] = ()
+    """Suffixes of files that belong beside an artifact's file, under the same stem."""
     profiles: tuple[str, ...] = ()
     """How it may want its quantized graphs."""
     extra: str | None = None

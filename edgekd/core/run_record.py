@@ -58,7 +58,8 @@ class Row(Config):
 
     name: str
     title: str
-    role: Literal["stage", "control"]
+    role: Literal["stage", "control", "alternative"]
+    """`alternative`: the model of the row above, for another runtime."""
     model_step: str | None
     graph_step: str
     precision: str

@@ -10,7 +10,7 @@ from typing import Any
 from edgekd.core.errors import RecipeError, UsageError
 from edgekd.pipeline.recipe import Recipe, StepSpec
 from edgekd.stages.catalogue import STAGES
-from edgekd.stages.stage import Control, Input, KnownStep, Stage, StageConfig
+from edgekd.stages.stage import Control, Input, KnownStep, Part, Stage, StageConfig
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class PlannedRow:
     model_step: str
     graph_step: str
     probe: bool
+    runtime: str = ""
+    """Of a graph beside the one that ships: what the same model runs in there."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class _Builder:
         self.ablate = ablate
         self.main: list[PlannedStep] = []
         self.controls: list[PlannedStep] = []
+        self.parts: list[tuple[PlannedStep, Part]] = []
+        """A step of the recipe, and what it makes beside its own artifact."""
         self.rows: list[PlannedRow] = []
         self.problems: list[str] = []
         self.titles: dict[str, tuple[str, str, bool]] = {}
@@ -97,8 +101,11 @@ class _Builder:
         for required, config in stage.before(spec.config):
             if not any(step.stage == required for step in self.main):
                 self.add(StepSpec(required, required, config, spec.path))
-        step = PlannedStep(spec.name, spec.stage, spec.config, self._inputs(stage, spec))
+        whole, *others = stage.parts(spec.config)
+        config = spec.config.model_copy(update=whole.changes)
+        step = PlannedStep(spec.name, spec.stage, config, self._inputs(stage, spec))
         self.main.append(step)
+        self.parts += [(step, part) for part in others]
         if stage.row is not None:
             row = stage.row if spec.name == spec.stage else spec.name
             self.titles[step.name] = (row, stage.title, False)
@@ -136,12 +143,20 @@ class _Builder:
             self.rows.append(row)
             if probe is not None:
                 steps.append(probe)
+        for step, part in self.parts:
+            steps.append(self._part(step, part))
+            self.rows += [_alternative(row, step, part) for row in self.rows if row.graph_step == step.name]
         self._refuse_twice([step.name for step in steps])
         self._refuse_twice([row.name for row in self.rows])
         (final_model,) = final_export.inputs["model"]
         final = next(row.name for row in self.rows if row.model_step == final_model)
         rows = sorted(self.rows, key=lambda row: _order(row, self.main, self.controls))
         return Plan(self.recipe, tuple(steps), tuple(rows), final)
+
+    def _part(self, step: PlannedStep, part: Part) -> PlannedStep:
+        name = _part_name(step, part)
+        config = step.config.model_copy(update={**part.changes, "name": name})
+        return replace(step, name=name, config=config)
 
     def _refuse_twice(self, names: Sequence[str]) -> None:
         """A step that is called like another's control or probe would take its place."""
@@ -204,6 +219,20 @@ class _Builder:
                     f"not a {' or '.join(wanted.kinds)}"
                 )
         return tuple(names)
+
+
+def _part_name(step: PlannedStep, part: Part) -> str:
+    return f"{step.name}-{part.suffix}"
+
+
+def _alternative(row: PlannedRow, step: PlannedStep, part: Part) -> PlannedRow:
+    """The row's model through the graph that the part is."""
+    return replace(
+        row,
+        name=f"{row.name}-{part.suffix}",
+        graph_step=_part_name(step, part),
+        runtime=part.title,
+    )
 
 
 def _stage(step: PlannedStep) -> Stage:

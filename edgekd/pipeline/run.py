@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edgekd.core.artifact import Artifact
 from edgekd.core.digest import of_data, of_file
@@ -18,7 +18,7 @@ from edgekd.core.run_record import LOCKED_RECIPE, Row, RunRecord, StepRecord
 from edgekd.core.verdict import Verdict
 from edgekd.pipeline.integrity import LOCKED_DIGEST
 from edgekd.pipeline.keys import ingredients, key_of
-from edgekd.pipeline.plan import Plan, PlannedStep, plans_of
+from edgekd.pipeline.plan import Plan, PlannedRow, PlannedStep, plans_of
 from edgekd.pipeline.run_folder import RunFolder
 from edgekd.pipeline.session import judge_run, measure_run
 from edgekd.pipeline.surroundings import Settings, Surroundings, look_around, provenance
@@ -146,8 +146,8 @@ class _Run:
             rows.append(
                 Row(
                     name=planned.name,
-                    title=self.artifacts[planned.model_step].facts.get("row_title", planned.title),
-                    role="control" if planned.control else "stage",
+                    title=self._title(planned),
+                    role=_role(planned),
                     model_step=planned.model_step,
                     graph_step=planned.graph_step,
                     precision=graph.facts["precision"],
@@ -156,6 +156,10 @@ class _Run:
                 )
             )
         return tuple(rows)
+
+    def _title(self, planned: PlannedRow) -> str:
+        title = str(self.artifacts[planned.model_step].facts.get("row_title", planned.title))
+        return f"{title}, {planned.runtime}" if planned.runtime else title
 
     def _evalset(self, graph: Artifact, around: Surroundings) -> str:
         """Where, below the run's folder, the graph's test images are."""
@@ -293,6 +297,10 @@ def _without_epochs(emit: Emit) -> Emit:
             emit(event)
 
     return show
+
+
+def _role(row: PlannedRow) -> Literal["stage", "control", "alternative"]:
+    return "alternative" if row.runtime else "control" if row.control else "stage"
 
 
 def _pending(step: PlannedStep) -> StepRecord:

@@ -283,7 +283,8 @@ def compared_with(measurements: Sequence[Measurement], record: RunRecord) -> dic
 
 def student_row(record: RunRecord) -> str | None:
     """What `against: student` means: the float student that the final artifact was made from."""
-    by_model = {row.model_step: row for row in record.rows if row.precision == "fp32"}
+    shipped = [row for row in record.rows if row.role != "alternative"]
+    by_model = {row.model_step: row for row in shipped if row.precision == "fp32"}
     own = next((row.model_step for row in record.rows if row.name == record.final), None)
     for step in _ancestors(record, own):
         if step in by_model and by_model[step] is not record.rows[0]:

@@ -57,7 +57,7 @@ class WaterfallRow:
     position: int
     name: str
     title: str
-    role: Literal["stage", "control"]
+    role: Literal["stage", "control", "alternative"]
     precision: str
     backend: str
     final: bool

@@ -96,7 +96,7 @@ def _table(target: TargetFact, columns: Mapping[str, str]) -> str:
 
 
 def _row(row: WaterfallRow, keys: Sequence[str]) -> list[str]:
-    tags = [row.precision, "control" if row.role == "control" else "", "probe" if row.probe else ""]
+    tags = [row.precision, "" if row.role == "stage" else row.role, "probe" if row.probe else ""]
     name = f"{escape(row.title)} ({escape(', '.join(tag for tag in tags if tag))})"
     cells = [number_cell(row.numbers[key]) if key in row.numbers else "" for key in keys]
     return [f"**{name}**" if row.final else name, *cells]

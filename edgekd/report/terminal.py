@@ -76,7 +76,7 @@ def _with_interval(number: Number) -> str:
 
 def _cells(row: WaterfallRow) -> list[str]:
     mark = "> " if row.final else "  "
-    title = f"{mark}{row.title} [{row.precision}]" + (" (control)" if row.role == "control" else "")
+    title = f"{mark}{row.title} [{row.precision}]" + ("" if row.role == "stage" else f" ({row.role})")
     return [title, *(_cell(row.numbers.get(key)) for key, _ in _COLUMNS)]
 
 
@@ -136,5 +136,5 @@ def _table(target: str, rows: Sequence[WaterfallRow]) -> RenderableType:
         table.add_column(name, justify="right")
     for row in rows:
         cells = [Text(printable(cell)) for cell in _cells(row)]
-        table.add_row(*cells, style="bold" if row.final else "dim" if row.role == "control" else "")
+        table.add_row(*cells, style="bold" if row.final else "" if row.role == "stage" else "dim")
     return table

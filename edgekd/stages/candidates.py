@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.backends.catalogue import BACKENDS
+from edgekd.backends.source import Source
 from edgekd.core.artifact import Artifact
 from edgekd.core.seed import derive
 from edgekd.core.spec import ModelSpec
@@ -106,7 +107,7 @@ class Workbench:
         path = folder / f"{name}{backend.suffix}"
         height, width = model.spec.preprocess.size
         shape = (model.spec.network.in_channels, height, width)
-        backend.load_exporter()(model.module, input_shape=shape, path=path)
+        backend.load_exporter()(Source(model.module, shape), path)
         return path
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -11,9 +12,10 @@ from pydantic import Field, field_validator
 
 from edgekd.backends.catalogue import BACKENDS
 from edgekd.backends.onnx.adopt import adopt
+from edgekd.backends.source import Source
 from edgekd.core.errors import ModelError, UsageError
 from edgekd.stages.context import StageContext
-from edgekd.stages.stage import Input, Inputs, Product, Stage, StageConfig
+from edgekd.stages.stage import Input, Inputs, Part, Product, Stage, StageConfig
 
 if TYPE_CHECKING:
     from edgekd.networks.model import Model
@@ -25,7 +27,9 @@ LEAST_AGREEMENT = 0.98
 class ExportConfig(StageConfig):
     """Which formats to write."""
 
-    backends: tuple[str, ...] = Field(("onnx",), description="formats; `edgekd list backends`")
+    backends: tuple[str, ...] = Field(
+        ("onnx",), description="formats; the first one ships and is judged; `edgekd list backends`"
+    )
     model: str | None = Field(None, description="step that gives the model; default: the nearest")
 
     @field_validator("backends")
@@ -36,9 +40,18 @@ class ExportConfig(StageConfig):
                 BACKENDS.entry(name)
             except UsageError as error:
                 raise ValueError(str(error)) from None
-        if len(names) != 1:
-            raise ValueError("one backend per export step; write a second `- export:` with a `name:`")
+        if not names or len({*names}) < len(names):
+            raise ValueError("name at least one backend, and each once")
         return names
+
+
+def parts(config: ExportConfig) -> Sequence[Part]:
+    """A graph for each backend."""
+    first, *others = config.backends
+    return [
+        Part({"backends": (first,)}),
+        *(Part({"backends": (name,)}, suffix=name, title=BACKENDS.load(name).title) for name in others),
+    ]
 
 
 def run(context: StageContext, config: ExportConfig, inputs: Inputs) -> Product:
@@ -49,9 +62,7 @@ def run(context: StageContext, config: ExportConfig, inputs: Inputs) -> Product:
     backend = BACKENDS.load(name)
     model = load(source, trust_code=context.trust_code)
     file = f"model{backend.suffix}"
-    height, width = model.spec.preprocess.size
-    shape = (model.spec.network.in_channels, height, width)
-    exported = _write(backend.load_exporter(), model, shape, context.folder / file)
+    exported = _write(backend.load_exporter(), source_of(model), context.folder / file)
     facts = {
         **model_facts(model),
         "file": file,
@@ -71,12 +82,25 @@ class IsGraph(Protocol):
     path: Path
 
 
-def _write(
-    exporter: Callable[..., dict[str, Any]], model: Model, shape: tuple[int, int, int], path: Path
-) -> dict[str, Any]:
-    if not isinstance(model.module, IsGraph):
-        return exporter(model.module, input_shape=shape, path=path)
-    return adopt(model.module.path, shape, path)
+def source_of(model: Model) -> Source:
+    """The model as exporters take it, with what its user must know in the metadata."""
+    preprocess = model.spec.preprocess
+    height, width = preprocess.size
+    return Source(
+        model.module,
+        (model.spec.network.in_channels, height, width),
+        metadata={
+            "labels": json.dumps(model.spec.labels, ensure_ascii=False),
+            "layout": "NCHW",
+            "preprocess": preprocess.model_dump_json(),
+        },
+    )
+
+
+def _write(exporter: Callable[..., dict[str, Any]], source: Source, path: Path) -> dict[str, Any]:
+    if not isinstance(source.module, IsGraph):
+        return exporter(source, path)
+    return adopt(source.module.path, source.input_shape, path)
 
 
 def _fidelity(context: StageContext, model: Model, file: str, backend: str) -> dict[str, Any]:
@@ -116,6 +140,7 @@ STAGE = Stage(
     produces="graph",
     inputs=(Input("model", ("model",)),),
     reads=("data", "targets"),
+    parts=parts,
     sources=("edgekd.networks", "edgekd.quant", "edgekd.backends"),
     libraries=("torch", "onnx", "onnxscript", "onnxruntime"),
     estimate=lambda config, num_images: 6.0,

@@ -56,6 +56,22 @@ class Control:
     changes: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Part:
+    """One of several artifacts that a step makes of the same inputs; each is a step of the plan.
+
+    The first part is the step itself and has no `suffix`; the others are `<step>-<suffix>`.
+    """
+
+    changes: Mapping[str, Any]
+    suffix: str = ""
+    title: str = ""
+
+
+def _whole(config: StageConfig) -> Sequence[Part]:
+    return (Part({}),)
+
+
 def _nothing_before(config: StageConfig) -> Sequence[tuple[str, StageConfig]]:
     return ()
 
@@ -129,6 +145,7 @@ class Stage:
     row: str | None = None
     title: str = ""
     controls: Callable[[Any], Sequence[Control]] = field(default=_no_controls)
+    parts: Callable[[Any], Sequence[Part]] = field(default=_whole)
     ablations: Callable[[Any, Mapping[str, Sequence[Any]]], Sequence[Control]] | None = None
     """(configuration, steps by input) -> one control for each part of the step that can be left out.
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 import edgekd
 from edgekd.backends.onnx import direct
 from edgekd.backends.onnx.export import BATCH, INPUT, IR_VERSION, OPSET, OUTPUT, export
+from edgekd.backends.source import Source
 from edgekd.core.digest import of_file
 from edgekd.core.errors import ModelError, StoreError
 from edgekd.networks.resnet_cifar import resnet_cifar
@@ -33,6 +34,7 @@ SHAPE = (3, 12, 12)
 EXPORT_SOURCE = """
 import torch
 from edgekd.backends.onnx.export import export
+from edgekd.backends.source import Source
 from edgekd.networks.resnet_cifar import resnet_cifar
 from edgekd.quant.prepare import calibrate, finalize, prepare
 from edgekd.quant.settings import QuantSettings
@@ -44,8 +46,8 @@ def export_both(folder):
     quantized = prepare(network, QuantSettings(), x)
     calibrate(quantized, [x])
     finalize(quantized)
-    export(network, input_shape=(3, 12, 12), path=folder / "fp32.onnx")
-    export(quantized, input_shape=(3, 12, 12), path=folder / "int8.onnx")
+    export(Source(network, (3, 12, 12)), folder / "fp32.onnx")
+    export(Source(quantized, (3, 12, 12)), folder / "int8.onnx")
 """
 EXPORT_IN_A_PROCESS = f"{EXPORT_SOURCE}\nfrom pathlib import Path\nexport_both(Path())"
 
@@ -76,12 +78,12 @@ def assert_same_output(module: nn.Module, path: Path, x: Tensor) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_graph_computes_what_the_network_does_at_any_batch_size(count: int, tmp_path: Path) -> None:
-    export(network(), input_shape=SHAPE, path=tmp_path / "a.onnx")
+    export(Source(network(), SHAPE), tmp_path / "a.onnx")
     assert_same_output(network(), tmp_path / "a.onnx", torch.randn(count, *SHAPE))
 
 
 def test_ends_have_the_promised_names_and_shapes(tmp_path: Path) -> None:
-    export(network(), input_shape=SHAPE, path=tmp_path / "a.onnx")
+    export(Source(network(), SHAPE), tmp_path / "a.onnx")
     graph = onnx.load(tmp_path / "a.onnx").graph
     ends = []
     for (value,) in (graph.input, graph.output):
@@ -92,7 +94,7 @@ def test_ends_have_the_promised_names_and_shapes(tmp_path: Path) -> None:
 
 def test_facts_describe_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
-    facts = export(network(), input_shape=SHAPE, path=path)
+    facts = export(Source(network(), SHAPE), path)
     assert facts["sha256"] == of_file(path)
     assert facts["size_bytes"] == path.stat().st_size
     model = onnx.load(path)
@@ -102,9 +104,7 @@ def test_facts_describe_the_file(tmp_path: Path) -> None:
 
 
 def test_same_network_gives_the_same_bytes_twice_in_one_process(tmp_path: Path) -> None:
-    digests = {
-        export(network(), input_shape=SHAPE, path=tmp_path / name / "a.onnx")["sha256"] for name in ("x", "y")
-    }
+    digests = {export(Source(network(), SHAPE), tmp_path / name / "a.onnx")["sha256"] for name in ("x", "y")}
     assert len(digests) == 1
 
 
@@ -125,24 +125,24 @@ MACHINE = re.compile(rb"\.py|site-packages|/home/|/root/|/work/|stack_trace|pkg\
 
 
 def test_file_names_no_path_and_no_source(tmp_path: Path) -> None:
-    export(network(), input_shape=SHAPE, path=tmp_path / "a.onnx")
+    export(Source(network(), SHAPE), tmp_path / "a.onnx")
     assert not MACHINE.search((tmp_path / "a.onnx").read_bytes())
 
 
 def test_exporting_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    export(network(), input_shape=SHAPE, path=tmp_path / "a.onnx")
+    export(Source(network(), SHAPE), tmp_path / "a.onnx")
     assert capfd.readouterr() == ("", "")
 
 
 def test_module_is_left_in_its_mode(tmp_path: Path) -> None:
     module = network().train()
     module.get_submodule("layer1").eval()
-    export(module, input_shape=SHAPE, path=tmp_path / "a.onnx")
+    export(Source(module, SHAPE), tmp_path / "a.onnx")
     assert module.training and not module.get_submodule("layer1").training
 
 
 def test_batch_norm_is_folded_into_the_convolution(tmp_path: Path) -> None:
-    operators = export(network(), input_shape=SHAPE, path=tmp_path / "a.onnx")["operators"]
+    operators = export(Source(network(), SHAPE), tmp_path / "a.onnx")["operators"]
     assert "BatchNormalization" not in operators and operators["Conv"] == 7
 
 
@@ -150,7 +150,7 @@ def test_metadata_is_written_in_a_fixed_order(tmp_path: Path) -> None:
     first = {"labels": "a,b", "card": "x"}
     second = dict(reversed(first.items()))
     digests = {
-        export(network(), input_shape=SHAPE, path=tmp_path / "a.onnx", metadata=metadata)["sha256"]
+        export(Source(network(), SHAPE, metadata=metadata), tmp_path / "a.onnx")["sha256"]
         for metadata in (first, second)
     }
     assert len(digests) == 1
@@ -187,16 +187,16 @@ def test_every_form_of_operation_is_written_as_torch_computes_it(tmp_path: Path)
     x = 3 * torch.randn(3, *SHAPE)
     with torch.no_grad():
         direct.write(torch.export.export(module, (x,), strict=False), OPSET, IR_VERSION)
-    export(module, input_shape=SHAPE, path=tmp_path / "a.onnx")
+    export(Source(module, SHAPE), tmp_path / "a.onnx")
     assert_same_output(module, tmp_path / "a.onnx", x)
 
 
 def test_exporter_of_torch_gives_a_graph_with_the_same_output_and_as_clean(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export(network(), input_shape=SHAPE, path=tmp_path / "direct.onnx")
+    export(Source(network(), SHAPE), tmp_path / "direct.onnx")
     monkeypatch.delitem(direct._HANDLERS, "aten.conv2d.default")
-    export(network(), input_shape=SHAPE, path=tmp_path / "torch.onnx")
+    export(Source(network(), SHAPE), tmp_path / "torch.onnx")
     x = torch.randn(3, *SHAPE)
     np.testing.assert_allclose(run(tmp_path / "torch.onnx", x), run(tmp_path / "direct.onnx", x), atol=1e-6)
     assert not MACHINE.search((tmp_path / "torch.onnx").read_bytes())
@@ -211,7 +211,7 @@ class Unusual(nn.Module):
 
 
 def test_operations_not_known_here_go_through_the_exporter_of_torch(tmp_path: Path) -> None:
-    export(Unusual(), input_shape=SHAPE, path=tmp_path / "a.onnx")
+    export(Source(Unusual(), SHAPE), tmp_path / "a.onnx")
     assert_same_output(Unusual(), tmp_path / "a.onnx", torch.randn(3, *SHAPE))
 
 
@@ -222,7 +222,7 @@ def test_value_that_is_changed_while_others_read_it_is_written_as_torch_computes
             z = y.relu_()
             return y + z
 
-    export(Changing(), input_shape=SHAPE, path=tmp_path / "a.onnx")
+    export(Source(Changing(), SHAPE), tmp_path / "a.onnx")
     assert_same_output(Changing(), tmp_path / "a.onnx", torch.randn(3, *SHAPE))
 
 
@@ -232,7 +232,7 @@ def test_network_that_fixes_the_batch_size_is_refused(tmp_path: Path) -> None:
             return x.reshape(2, -1)
 
     with pytest.raises(ModelError):
-        export(Fixed(), input_shape=SHAPE, path=tmp_path / "a.onnx")
+        export(Source(Fixed(), SHAPE), tmp_path / "a.onnx")
     assert not (tmp_path / "a.onnx").exists()
 
 
@@ -242,10 +242,10 @@ def test_network_that_cannot_be_captured_is_refused(tmp_path: Path) -> None:
             return x if x.sum() > 0 else -x
 
     with pytest.raises(ModelError, match="cannot be exported"):
-        export(Branching(), input_shape=SHAPE, path=tmp_path / "a.onnx")
+        export(Source(Branching(), SHAPE), tmp_path / "a.onnx")
 
 
 def test_folder_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError):
-        export(network(), input_shape=SHAPE, path=tmp_path / "file" / "a.onnx")
+        export(Source(network(), SHAPE), tmp_path / "file" / "a.onnx")

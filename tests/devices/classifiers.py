@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.backends.onnx.export import export
+from edgekd.backends.source import Source
 from edgekd.core.preprocess import Preprocess
 from edgekd.quant.prepare import calibrate, finalize, prepare
 from edgekd.quant.settings import QuantSettings
@@ -61,7 +62,7 @@ def make(folder: Path) -> Classifiers:
     x = torch.from_numpy(preprocess.apply(images))
     exact = {}
     for name, version in _versions(module, data):
-        export(version, input_shape=(1, SIZE, SIZE), path=folder / f"{name}.onnx")
+        export(Source(version, (1, SIZE, SIZE)), folder / f"{name}.onnx")
         exact[name] = logits_of(version, x).argmax(1).numpy()
     return Classifiers(folder, exact)
 

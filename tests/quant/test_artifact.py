@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.backends.onnx.export import INPUT, OUTPUT, export
+from edgekd.backends.source import Source
 from edgekd.quant.prepare import calibrate, finalize, int8_kernels, prepare
 from edgekd.quant.quantized_module import QuantizedModule
 from edgekd.quant.settings import QuantSettings
@@ -58,7 +59,7 @@ def test_artifact_agrees_with_torch_on_at_least_2000_images(
     steps: int, trained: nn.Module, data: Digits, tmp_path: Path
 ) -> None:
     module = quantized(trained, data, EXACT_BITS, steps)
-    export(module, input_shape=(1, SIZE, SIZE), path=tmp_path / "int8.onnx")
+    export(Source(module, (1, SIZE, SIZE)), tmp_path / "int8.onnx")
     expected = logits_of(module, data.test_images)
     actual = run(tmp_path / "int8.onnx", data.test_images)
     assert len(expected) >= 2000
@@ -72,7 +73,7 @@ def test_artifact_agrees_with_torch_on_at_least_2000_images(
 @pytest.mark.parametrize("shortcut", ["A", "B"])
 def test_every_operation_becomes_its_int8_kernel(shortcut: str, data: Digits, tmp_path: Path) -> None:
     module = quantized(network(shortcut), data, EXACT_BITS, 0)
-    export(module, input_shape=(1, SIZE, SIZE), path=tmp_path / "int8.onnx")
+    export(Source(module, (1, SIZE, SIZE)), tmp_path / "int8.onnx")
     operators = executed(tmp_path / "int8.onnx", tmp_path)
     expected = int8_kernels(module)
     assert {name: operators[name] for name in expected} == expected
@@ -101,7 +102,7 @@ class Blocks(nn.Module):
 def test_operations_of_other_networks_become_int8_kernels_too(data: Digits, tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = quantized(Blocks().eval(), data, EXACT_BITS, 0)
-    export(module, input_shape=(1, SIZE, SIZE), path=tmp_path / "int8.onnx")
+    export(Source(module, (1, SIZE, SIZE)), tmp_path / "int8.onnx")
     operators = executed(tmp_path / "int8.onnx", tmp_path)
     expected = int8_kernels(module)
     assert expected == {
@@ -120,7 +121,7 @@ def test_operations_of_other_networks_become_int8_kernels_too(data: Digits, tmp_
 
 
 def test_weights_are_stored_as_int8(trained: nn.Module, data: Digits, tmp_path: Path) -> None:
-    export(quantized(trained, data, 8, 0), input_shape=(1, SIZE, SIZE), path=tmp_path / "int8.onnx")
+    export(Source(quantized(trained, data, 8, 0), (1, SIZE, SIZE)), tmp_path / "int8.onnx")
     constants = onnx.load(tmp_path / "int8.onnx").graph.initializer
     large = [constant for constant in constants if len(constant.dims) > 1]
     assert len(large) == 10
@@ -131,7 +132,7 @@ def test_every_constant_is_dequantized_with_a_zero_point(
     trained: nn.Module, data: Digits, tmp_path: Path
 ) -> None:
     """Without one, ONNX Runtime does not form QGemm."""
-    export(quantized(trained, data, 8, 0), input_shape=(1, SIZE, SIZE), path=tmp_path / "int8.onnx")
+    export(Source(quantized(trained, data, 8, 0), (1, SIZE, SIZE)), tmp_path / "int8.onnx")
     nodes = onnx.load(tmp_path / "int8.onnx").graph.node
     assert all(len(node.input) == 3 for node in nodes if node.op_type.endswith("quantizeLinear"))
 
@@ -148,6 +149,6 @@ def test_eight_bit_weights_saturate_without_vnni_and_seven_do_not(data: Digits, 
         result = prepare(module.eval(), QuantSettings(weight_bits=bits), images[:2])
         calibrate(result, [images])
         finalize(result)
-        export(result, input_shape=(1, SIZE, SIZE), path=tmp_path / "int8.onnx")
+        export(Source(result, (1, SIZE, SIZE)), tmp_path / "int8.onnx")
         errors[bits] = (run(tmp_path / "int8.onnx", images) - logits_of(result, images)).abs().mean().item()
     assert errors[7] < 0.05 * errors[8]

@@ -85,6 +85,7 @@ def test_describing_many_equals_describing_each() -> None:
 
 def test_the_size_estimate_is_within_5_percent_of_the_exported_file(tmp_path: Path) -> None:
     from edgekd.backends.onnx.export import export
+    from edgekd.backends.source import Source
 
     listed = load_space("resnet_small").candidates(num_classes=10, in_channels=3, preprocess=PREPROCESS)
     one = next(c for c in listed if c.spec.args["depth"] == 8 and c.spec.args["width"] == 1.0)
@@ -92,7 +93,7 @@ def test_the_size_estimate_is_within_5_percent_of_the_exported_file(tmp_path: Pa
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.normal_(layer.bias)
-    facts = export(module, input_shape=(3, *one.resolution), path=tmp_path / "probe.onnx")
+    facts = export(Source(module, (3, *one.resolution)), tmp_path / "probe.onnx")
     assert describe(one).size_bytes("fp32") == pytest.approx(facts["size_bytes"], rel=0.05)
 
 

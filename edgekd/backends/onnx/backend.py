@@ -8,6 +8,7 @@ from edgekd.backends.backend import Backend
 
 BACKEND = Backend(
     name="onnx",
+    title="ONNX Runtime",
     suffix=".onnx",
     exporter="edgekd.backends.onnx.export:export",
     runtime=Path(__file__).with_name("runtime.py"),

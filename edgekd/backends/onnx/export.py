@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -13,6 +14,7 @@ from torch import nn
 
 from edgekd.backends.onnx.graph_cleaning import clean, count_operators
 from edgekd.backends.onnx.operators import translation_table
+from edgekd.backends.source import Source
 from edgekd.core.digest import of_bytes
 from edgekd.core.durable import write_bytes
 from edgekd.core.errors import ModelError
@@ -26,6 +28,18 @@ _LARGEST_BYTES = 2**31 - 1
 _NOISY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
+class Half(nn.Module):
+    """The same network in half precision; what it takes and gives stays float32."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(module).half()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.module(x.half())
+        return logits.float()
+
+
 @runtime_checkable
 class Exportable(Protocol):
     """A module that has another form for export (a quantized one)."""
@@ -33,27 +47,23 @@ class Exportable(Protocol):
     def exportable(self) -> nn.Module: ...
 
 
-def export(
-    module: nn.Module,
-    *,
-    input_shape: tuple[int, int, int],
-    path: Path,
-    metadata: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """Write `module`, as it is in evaluation mode, to `path`; returns facts about the graph.
+def export(source: Source, path: Path) -> dict[str, Any]:
+    """Write the source's module to `path`; returns facts about the graph.
 
-    The graph takes `input` float32 `[batch, *input_shape]` and gives `logits` `[batch, classes]`; `batch` is
-    dynamic. Raises `ModelError` when it cannot be exported, `StoreError` when it cannot be written.
+    The graph takes `input` float32 `[batch, C, H, W]` and gives `logits` float32 `[batch, classes]`; `batch`
+    is dynamic. fp16: weights and arithmetic are of half precision between two casts. Raises `ModelError`
+    when it cannot be exported, `StoreError` when it cannot be written.
     """
-    source = module.exportable() if isinstance(module, Exportable) else module
-    data, operators = _serialized(_exported(source, input_shape), dict(metadata or {}))
+    module = source.module.exportable() if isinstance(source.module, Exportable) else source.module
+    module = Half(module) if source.precision == "fp16" else module
+    data, operators = _serialized(_exported(module, source.input_shape), dict(source.metadata))
     write_bytes(path, data)
     return {
         "sha256": of_bytes(data),
         "size_bytes": len(data),
         "opset": OPSET,
         "ir_version": IR_VERSION,
-        "input": {"name": INPUT, "shape": [BATCH, *input_shape], "dtype": "float32"},
+        "input": {"name": INPUT, "shape": [BATCH, *source.input_shape], "dtype": "float32"},
         "output": {"name": OUTPUT},
         "operators": operators,
     }

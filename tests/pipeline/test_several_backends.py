@@ -1,0 +1,68 @@
+"""One export step, several backends: a graph and a row for each, of which the first ships.
+
+The second backend is ONNX Runtime under another name, so that everything is real and needs no extra.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgekd.backends.backend import Backend
+from edgekd.backends.catalogue import BACKENDS
+from edgekd.backends.onnx.backend import BACKEND as ONNX
+from edgekd.core.errors import RecipeError
+from edgekd.core.registry import Entry
+from edgekd.pipeline.plan import Plan, make_plan
+from edgekd.pipeline.recipe import load_recipe
+from tests.pipeline.test_recipe import GOOD
+
+OTHER: Backend = replace(ONNX, name="other", title="Other Runtime")
+
+
+@pytest.fixture(autouse=True)
+def another_backend() -> Iterator[None]:
+    BACKENDS.add(Entry("other", f"{__name__}:OTHER", "ONNX Runtime once more"))
+    yield
+    BACKENDS._entries.pop("other")
+
+
+def plan_of(folder: Path, backends: str) -> Plan:
+    path = folder / "recipe.yaml"
+    path.write_text(GOOD.replace("export: {}", f"export: {{backends: [{backends}]}}"))
+    return make_plan(load_recipe(str(path)))
+
+
+def test_the_first_ships_and_the_others_stand_below_it(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, "onnx, other")
+    assert [row.name for row in plan.rows] == [
+        *("teacher", "undistilled", "distilled", "ptq", "quantized", "quantized-other"),
+    ]
+    row = plan.rows[-1]
+    assert (row.model_step, row.graph_step, row.runtime) == ("quantize", "export-other", "Other Runtime")
+    assert plan.final == "quantized"
+
+
+def test_each_part_is_a_step_of_its_own_with_the_same_inputs(tmp_path: Path) -> None:
+    steps = {step.name: step for step in plan_of(tmp_path, "onnx, other").steps}
+    assert steps["export"].config.backends == ("onnx",)  # type: ignore[attr-defined]
+    assert steps["export-other"].config.backends == ("other",)  # type: ignore[attr-defined]
+    assert steps["export"].inputs == steps["export-other"].inputs
+    probes = [step for step in steps.values() if step.name.startswith("probe-")]
+    assert {step.config.backends for step in probes} == {("onnx",)}  # type: ignore[attr-defined]
+
+
+def test_a_further_backend_leaves_the_first_ones_step_as_it_was(tmp_path: Path) -> None:
+    alone, both = (plan_of(tmp_path, names) for names in ("other", "other, onnx"))
+    by_name = [{step.name: step for step in plan.steps} for plan in (alone, both)]
+    assert by_name[0]["export"] == by_name[1]["export"]
+    assert {*by_name[1]} - {*by_name[0]} == {"export-onnx"}
+
+
+@pytest.mark.parametrize("names", ["", "onnx, onnx"])
+def test_none_and_the_same_twice_are_refused(tmp_path: Path, names: str) -> None:
+    with pytest.raises(RecipeError, match="at least one backend, and each once"):
+        plan_of(tmp_path, names)
