@@ -32,11 +32,22 @@ class Backend:
     """Distributions whose versions are part of a step's key and of a measurement's facts."""
     precisions: tuple[str, ...]
     companions: tuple[str, ...] = ()
-    """Suffixes of files that belong beside an artifact's file, under the same stem."""
+    """Suffixes of files that belong beside an artifact's file, under the same stem.
+
+    The file names their digests and its runtime checks them, so that its own digest stands for all.
+    """
     profiles: tuple[str, ...] = ()
     """How it may want its quantized graphs."""
     extra: str | None = None
     """The optional dependency group that exporting needs."""
+
+    def files_of(self, path: Path) -> tuple[Path, ...]:
+        """An artifact's file and those that belong beside it."""
+        return (path, *(path.with_suffix(suffix) for suffix in self.companions))
+
+    def size_of(self, path: Path) -> int:
+        """Bytes of all files together. Raises `OSError` when one is not there."""
+        return sum(file.stat().st_size for file in self.files_of(path))
 
     def load_exporter(self) -> Callable[..., Any]:
         """The export function; raises `MissingDependencyError` when its extra is not installed."""

@@ -85,12 +85,15 @@ def runtime_module(name: str) -> Any:
 
 
 def check_digest(artifact: dict[str, Any]) -> None:
-    """Raises `RequestError` for a file that is not what was sent."""
-    if not Path(artifact["path"]).is_file():
-        raise RequestError(f"there is no file {artifact['path']}")
-    digest = file_sha256(artifact["path"])
-    if digest != artifact["sha256"]:
-        raise RequestError(f"{artifact['path']} arrived damaged: its sha256 is {digest}")
+    """Raises `RequestError` for a file that is not what was sent, the artifact's or one beside it."""
+    expected = {artifact["path"]: artifact["sha256"]}
+    expected.update(artifact.get("beside", {}))
+    for path, sent in expected.items():
+        if not Path(path).is_file():
+            raise RequestError(f"there is no file {path}")
+        digest = file_sha256(path)
+        if digest != sent:
+            raise RequestError(f"{path} arrived damaged: its sha256 is {digest}")
 
 
 def file_sha256(path: str) -> str:

@@ -55,10 +55,15 @@ class Device:
         Raises `ModelError` when there is no such file.
         """
         digest = _digest(path)
+        _, *others = BACKENDS.load(backend).files_of(path)
+        # Under the name of the file that they belong to, whose digest stands for theirs.
+        digests = [_digest(other) for other in others]
+        beside = [self._push_once(other, digest, other.suffix) for other in others]
         return {
             "name": name,
             "path": self._push_once(path, digest, path.suffix),
             "sha256": digest,
+            "beside": dict(zip(beside, digests, strict=True)),
             "runtime": self.runtime(backend),
             "images": None if images is None else self._push_once(images, _digest(images), ".npy"),
             "preprocess": None if preprocess is None else preprocess.model_dump(mode="json"),

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekd.backends.catalogue import BACKENDS
 from edgekd.core.classes import places
 from edgekd.core.digest import of_data, of_file
 from edgekd.core.durable import write_text
@@ -119,7 +120,7 @@ class _Work:
         """Give the item's graph the name of the first subject with the same file."""
         try:
             digest = of_file(item.path)
-            self.found.sizes[item.subject.name] = item.path.stat().st_size
+            self.found.sizes[item.subject.name] = BACKENDS.load(item.subject.backend).size_of(item.path)
         except OSError as error:
             raise ModelError(f"cannot read: {error.strerror or error}", where=str(item.path)) from error
         first = self._graphs.setdefault(f"{item.subject.backend}/{digest}", item)

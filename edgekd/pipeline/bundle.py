@@ -21,6 +21,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from edgekd.backends.catalogue import BACKENDS
 from edgekd.core.artifact import Artifact
 from edgekd.core.config import Config
 from edgekd.core.digest import files_below, of_files
@@ -135,7 +136,8 @@ def _fill(folder: Path, record: RunRecord, run_folder: Path) -> None:
     _check_usable(graph, run_folder)
     file = str(graph.facts["file"])
     verdict = _verdict(run_folder)
-    shutil.copyfile(graph.path(file), folder / file)
+    for path in BACKENDS.load(graph.facts["backend"]).files_of(graph.path(file)):
+        shutil.copyfile(path, folder / path.name)
     for name in (MEASUREMENTS, LOCKED_RECIPE, VERDICT):
         shutil.copyfile(run_folder / name, folder / name)
     preprocess = Preprocess.model_validate(graph.facts["preprocess"])

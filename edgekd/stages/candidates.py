@@ -62,7 +62,8 @@ class Workbench:
             for target in self.context.reached:
                 for graph, found in self._time(graphs, target).items():
                     p50_ms[graph][target.name] = found
-            sizes = {graph: path.stat().st_size for graph, path in graphs.items()}
+            backend = BACKENDS.load(self.backend)
+            sizes = {graph: backend.size_of(path) for graph, path in graphs.items()}
         return {graph: Timed(p50_ms=p50_ms[graph], size_bytes=sizes[graph]) for graph in graphs}
 
     def _time(self, graphs: Mapping[str, Path], target: Any) -> dict[str, P50]:

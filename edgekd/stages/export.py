@@ -63,16 +63,17 @@ def run(context: StageContext, config: ExportConfig, inputs: Inputs) -> Product:
     model = load(source, trust_code=context.trust_code)
     file = f"model{backend.suffix}"
     exported = _write(backend.load_exporter(), source_of(model), context.folder / file)
+    files = [path.name for path in backend.files_of(context.folder / file)]
     facts = {
         **model_facts(model),
         "file": file,
         "backend": name,
         "precision": "int8" if model.spec.transforms else "fp32",
-        "size_bytes": (context.folder / file).stat().st_size,
+        "size_bytes": backend.size_of(context.folder / file),
         "export": exported,
         **_fidelity(context, model, file, name),
     }
-    return Product("graph", facts, [file])
+    return Product("graph", facts, files)
 
 
 @runtime_checkable
