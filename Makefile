@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Hundreds of processes start in the tests: each would compile edgekd, and each worker all tests, again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-devices lint bench bench-distill docs clean setup
+.PHONY: demo test test-devices test-backends lint bench bench-distill docs clean setup
 
 demo: .venv/ready ## one recipe from a teacher to a gated artifact
 	$(BIN)/edgekd run quickstart
@@ -26,6 +26,10 @@ test: .venv/ready lint ## everything that must hold
 # Files run side by side: each has servers, namespaces and queues of its own.
 test-devices: .venv/ready ## real sshd, adbd, cables and emulated boards; says at the end what could not run
 	$(BIN)/python -m pytest -q -m devices -n $(DEVICE_WORKERS) --dist loadfile --no-loadscope-reorder tests/devices
+
+# The runtimes of the further backends are installed by this target alone: nothing else needs them.
+test-backends: .venv/backends ## export, run and compare in OpenVINO and ExecuTorch
+	$(BIN)/python -m pytest -q -m backends -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests/backends tests/pipeline
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -54,6 +58,10 @@ setup: .venv/ready
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet $(TORCH)
 	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@
+
+.venv/backends: .venv/ready
+	$(BIN)/pip install --quiet --editable ".[openvino,executorch]"
 	touch $@
 
 clean:

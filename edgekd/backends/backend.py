@@ -42,8 +42,9 @@ class Backend:
     """The optional dependency group that exporting needs."""
 
     def files_of(self, path: Path) -> tuple[Path, ...]:
-        """An artifact's file and those that belong beside it."""
-        return (path, *(path.with_suffix(suffix) for suffix in self.companions))
+        """An artifact's file and those beside it that there are: a graph without weights needs none."""
+        beside = (path.with_suffix(suffix) for suffix in self.companions)
+        return (path, *(file for file in beside if file.is_file()))
 
     def size_of(self, path: Path) -> int:
         """Bytes of all files together. Raises `OSError` when one is not there."""

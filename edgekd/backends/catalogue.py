@@ -13,6 +13,18 @@ BACKENDS: Registry[Backend] = Registry(
             "edgekd.backends.onnx.backend:BACKEND",
             "ONNX graph (opset 20, Q/DQ for INT8) run by ONNX Runtime",
         ),
+        Entry(
+            "openvino",
+            "edgekd.backends.openvino.backend:BACKEND",
+            "OpenVINO IR (.xml and .bin) for Intel and Arm processors",
+            extra="openvino",
+        ),
+        Entry(
+            "executorch",
+            "edgekd.backends.executorch.backend:BACKEND",
+            "ExecuTorch program (.pte) for XNNPACK, on phones and Arm boards",
+            extra="executorch",
+        ),
     ],
     group="edgekd.backends",
 )

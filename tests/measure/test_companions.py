@@ -11,7 +11,7 @@ import pytest
 from edgekd.backends.backend import Backend
 from edgekd.backends.catalogue import BACKENDS
 from edgekd.backends.onnx.backend import BACKEND as ONNX
-from edgekd.core.errors import ModelError, TargetError
+from edgekd.core.errors import TargetError
 from edgekd.core.registry import Entry
 from edgekd.measure.device import Device, open_device
 from edgekd.targets.local import LocalTarget
@@ -58,12 +58,3 @@ def test_one_that_is_damaged_on_its_way_is_not_used(both: Path, evalset: Path) -
         device.push(both, beside)  # something else under its name
         with pytest.raises(TargetError, match="arrived damaged"):
             asked(device, both, evalset)
-
-
-def test_one_that_is_missing_is_told(both: Path) -> None:
-    both.with_suffix(".weights").unlink()
-    with (
-        open_device(LocalTarget(name="local")) as device,
-        pytest.raises(ModelError, match=r"net\.weights"),
-    ):
-        device.artifact("net", both, backend="other")

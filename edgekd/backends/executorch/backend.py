@@ -1,0 +1,20 @@
+"""The description of the ExecuTorch backend (XNNPACK delegate)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgekd.backends.backend import Backend
+
+BACKEND = Backend(
+    name="executorch",
+    title="ExecuTorch (XNNPACK)",
+    suffix=".pte",
+    exporter="edgekd.backends.executorch.export:export",
+    runtime=Path(__file__).with_name("runtime.py"),
+    baseline="edgekd.backends.executorch.baseline:one_node_graph",
+    libraries=("executorch", "torch", "torchao", "numpy"),
+    precisions=("fp32", "int8"),
+    profiles=("ort_x86",),
+    extra="executorch",
+)

@@ -1,0 +1,67 @@
+"""One recipe, one quantized student, three runtimes: each exported, measured and reported by itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edgekd.core.measurement import Measurement, read_measurements
+from edgekd.core.run_record import MEASUREMENTS, RECORD, RunRecord
+from tests.pipeline.conftest import TINY, edgekd
+
+BACKENDS = {"onnx": "quantized", "openvino": "quantized-openvino", "executorch": "quantized-executorch"}
+
+for _module, _extra in (("openvino", "openvino"), ("executorch", "executorch")):
+    pytest.importorskip(_module, reason=f"needs `pip install 'edgekd[{_extra}]'`")
+
+pytestmark = [pytest.mark.backends, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("three")
+    text = TINY.replace("- export: {}", f"- export: {{backends: [{', '.join(BACKENDS)}]}}")
+    assert text != TINY
+    (root / "tiny.yaml").write_text(text)
+    done = edgekd("run", "tiny.yaml", "--threads", "1", cwd=root)
+    assert done.code in (0, 1, 3), done.err
+    return next((root / ".edgekd" / "runs" / "tiny").glob("*/record.json")).parent
+
+
+def measured(run: Path, quantity: str) -> dict[str, Measurement]:
+    own = [m for m in read_measurements(run / MEASUREMENTS) if m.quantity == quantity and m.against is None]
+    return {m.subject.name: m for m in own}
+
+
+def test_every_backend_has_a_row_below_the_one_that_ships(run: Path) -> None:
+    record = RunRecord.model_validate_json((run / RECORD).read_bytes())
+    assert [row.name for row in record.rows][-3:] == list(BACKENDS.values())
+    assert [row.role for row in record.rows][-3:] == ["stage", "alternative", "alternative"]
+    assert record.final == "quantized"
+
+
+def test_each_artifact_has_accuracy_time_memory_and_size_of_its_own(run: Path) -> None:
+    for quantity in ("accuracy", "latency_p50_ms", "memory_bytes", "size_bytes"):
+        found = measured(run, quantity)
+        values = {found[row].value for row in BACKENDS.values()}
+        assert None not in values
+        assert quantity == "accuracy" or len(values) == 3
+        assert {found[row].subject.backend for row in BACKENDS.values()} == {*BACKENDS}
+
+
+def test_the_trained_integers_carry_over(run: Path) -> None:
+    """The same student in INT8: not the same rounding, so a few of 719 images may get another answer."""
+    accuracies = [measured(run, "accuracy")[row].value or 0.0 for row in BACKENDS.values()]
+    assert max(accuracies) - min(accuracies) <= 0.01
+    record = RunRecord.model_validate_json((run / RECORD).read_bytes())
+    forms = {step.name: step.facts.get("export", {}).get("int8_form") for step in record.steps}
+    assert (forms["export-openvino"], forms["export-executorch"]) == ("trained", "trained")
+
+
+def test_the_report_shows_them_side_by_side(run: Path) -> None:
+    rows = json.loads((run / "report" / "report.json").read_text())["targets"][0]["rows"]
+    titles = [row["title"] for row in rows]
+    assert any(title.endswith(", OpenVINO") for title in titles)
+    assert any("ExecuTorch" in title for title in titles)
