@@ -198,6 +198,7 @@ def test_bad_specs_say_what_is_legal(name: str, args: dict[str, Any], message: s
 
 def test_an_absent_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.delitem(sys.modules, "edgekd.networks.timm_network", raising=False)
     with pytest.raises(MissingDependencyError, match=r"edgekd\[timm\]"):
         build(spec_of("timm/resnet10t", {}))
 
