@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekd.core.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from edgekd.backends.source import Source
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,10 @@ class Backend:
     suffix: str
     """Of an artifact's file, with the dot."""
     exporter: str
+    extra: str
+    """The optional dependency group that exporting needs."""
+    package: str
+    """An importable package of that group, by which it is known to be installed."""
     runtime: Path
     """Source of the device side: one file (standard library, NumPy, the runtime) pushed beside the agent."""
     baseline: str
@@ -38,8 +45,6 @@ class Backend:
     """
     profiles: tuple[str, ...] = ()
     """How it may want its quantized graphs."""
-    extra: str | None = None
-    """The optional dependency group that exporting needs."""
 
     def files_of(self, path: Path) -> tuple[Path, ...]:
         """An artifact's file and those beside it that there are: a graph without weights needs none."""
@@ -50,24 +55,32 @@ class Backend:
         """Bytes of all files together. Raises `OSError` when one is not there."""
         return sum(file.stat().st_size for file in self.files_of(path))
 
-    def load_exporter(self) -> Callable[..., Any]:
-        """The export function; raises `MissingDependencyError` when its extra is not installed."""
-        return self._load(self.exporter)
+    def export(self, source: Source, path: Path) -> dict[str, Any]:
+        """Write `source` to `path`; facts of the file. Raises `MissingDependencyError` without its extra."""
+        facts = self._call(self.exporter, source, path)
+        assert isinstance(facts, dict)
+        return facts
 
     def baseline_graph(self) -> bytes:
-        graph = self._load(self.baseline)()
+        """A graph of one node. Raises `MissingDependencyError` without its extra."""
+        graph = self._call(self.baseline)
         assert isinstance(graph, bytes)
         return graph
 
-    def _load(self, target: str) -> Callable[..., Any]:
+    def require(self) -> None:
+        """Raise `MissingDependencyError` when exporting cannot work here; imports nothing."""
+        if find_spec(self.package) is None:
+            raise self._missing(self.package)
+
+    def _call(self, target: str, *arguments: object) -> object:
+        # Inside a function too: a backend may import its libraries where it needs them.
         module_name, _, attribute = target.partition(":")
         try:
-            module = importlib.import_module(module_name)
+            return getattr(importlib.import_module(module_name), attribute)(*arguments)
         except ModuleNotFoundError as error:
-            if self.extra is None or (error.name or "").startswith("edgekd"):
+            if (error.name or "edgekd").partition(".")[0] == "edgekd":
                 raise
-            raise MissingDependencyError(
-                error.name or "?", extra=self.extra, where=f"backend `{self.name}`"
-            ) from error
-        function: Callable[..., Any] = getattr(module, attribute)
-        return function
+            raise self._missing(str(error.name)) from error
+
+    def _missing(self, package: str) -> MissingDependencyError:
+        return MissingDependencyError(package, extra=self.extra, where=f"backend `{self.name}`")

@@ -57,6 +57,7 @@ def _check_extras(plan: Plan) -> None:
         package = _PROBES.get(stage.requires or "")
         if package is not None and find_spec(package) is None:
             raise MissingDependencyError(package, extra=str(stage.requires), where=f"step `{step.name}`")
+        step.config.require()
 
 
 def _against_problems(plan: Plan) -> Iterator[str]:

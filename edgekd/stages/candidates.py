@@ -108,7 +108,7 @@ class Workbench:
         path = folder / f"{name}{backend.suffix}"
         height, width = model.spec.preprocess.size
         shape = (model.spec.network.in_channels, height, width)
-        backend.load_exporter()(Source(model.module, shape), path)
+        backend.export(Source(model.module, shape), path)
         return path
 
 

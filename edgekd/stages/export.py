@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from pydantic import Field, field_validator
 
+from edgekd.backends.backend import Backend
 from edgekd.backends.catalogue import BACKENDS
+from edgekd.backends.names import BackendName
 from edgekd.backends.onnx.adopt import adopt
 from edgekd.backends.source import Source
-from edgekd.core.errors import ModelError, UsageError
+from edgekd.core.errors import ModelError
 from edgekd.stages.context import StageContext
 from edgekd.stages.stage import Input, Inputs, Part, Product, Stage, StageConfig
 
@@ -27,22 +29,21 @@ LEAST_AGREEMENT = 0.98
 class ExportConfig(StageConfig):
     """Which formats to write."""
 
-    backends: tuple[str, ...] = Field(
+    backends: tuple[BackendName, ...] = Field(
         ("onnx",), description="formats; the first one ships and is judged; `edgekd list backends`"
     )
     model: str | None = Field(None, description="step that gives the model; default: the nearest")
 
     @field_validator("backends")
     @classmethod
-    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            try:
-                BACKENDS.entry(name)
-            except UsageError as error:
-                raise ValueError(str(error)) from None
+    def _one_or_more(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if not names or len({*names}) < len(names):
             raise ValueError("name at least one backend, and each once")
         return names
+
+    def require(self) -> None:
+        for name in self.backends:
+            BACKENDS.load(name).require()
 
 
 def parts(config: ExportConfig) -> Sequence[Part]:
@@ -62,7 +63,7 @@ def run(context: StageContext, config: ExportConfig, inputs: Inputs) -> Product:
     backend = BACKENDS.load(name)
     model = load(source, trust_code=context.trust_code)
     file = f"model{backend.suffix}"
-    exported = _write(backend.load_exporter(), source_of(model), context.folder / file)
+    exported = _write(backend, source_of(model), context.folder / file)
     files = [path.name for path in backend.files_of(context.folder / file)]
     facts = {
         **model_facts(model),
@@ -98,9 +99,9 @@ def source_of(model: Model) -> Source:
     )
 
 
-def _write(exporter: Callable[..., dict[str, Any]], source: Source, path: Path) -> dict[str, Any]:
+def _write(backend: Backend, source: Source, path: Path) -> dict[str, Any]:
     if not isinstance(source.module, IsGraph):
-        return exporter(source, path)
+        return backend.export(source, path)
     return adopt(source.module.path, source.input_shape, path)
 
 

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from edgekd.backends.catalogue import BACKENDS
+from edgekd.backends.names import BackendName
 from edgekd.stages.context import StageContext
 from edgekd.stages.network_check import KnownSpace
 from edgekd.stages.stage import Input, Inputs, Product, Stage, StageConfig
@@ -30,8 +32,11 @@ class LatencyConfig(StageConfig):
     protocol: Literal["smoke", "rapid", "quick", "normal"] = Field(
         "smoke", description="how long each is timed"
     )
-    backend: str = Field("onnx", description="format and runtime that are timed")
+    backend: BackendName = Field("onnx", description="format and runtime that are timed")
     teacher: str | None = Field(None, description="step that gives the teacher; default: the first")
+
+    def require(self) -> None:
+        BACKENDS.load(self.backend).require()
 
 
 def run(context: StageContext, config: LatencyConfig, inputs: Inputs) -> Product:

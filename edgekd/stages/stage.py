@@ -30,6 +30,9 @@ class StageConfig(Config):
         """What those files tell of devices, by target."""
         return {}
 
+    def require(self) -> None:
+        """Raise `MissingDependencyError` for what these choices need beyond the stage's own extra."""
+
 
 @dataclass(frozen=True)
 class Input:

@@ -10,14 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from edgekd.backends.backend import Backend
 from edgekd.backends.catalogue import BACKENDS
 from edgekd.backends.onnx.backend import BACKEND as ONNX
-from edgekd.core.errors import RecipeError
+from edgekd.core.errors import MissingDependencyError, RecipeError
 from edgekd.core.registry import Entry
 from edgekd.pipeline.plan import Plan, make_plan
 from edgekd.pipeline.recipe import load_recipe
+from edgekd.pipeline.validation import check_recipe
+from edgekd.stages.latency import LatencyConfig
 from tests.pipeline.test_recipe import GOOD
 
 OTHER: Backend = replace(ONNX, name="other", title="Other Runtime")
@@ -66,3 +69,32 @@ def test_a_further_backend_leaves_the_first_ones_step_as_it_was(tmp_path: Path) 
 def test_none_and_the_same_twice_are_refused(tmp_path: Path, names: str) -> None:
     with pytest.raises(RecipeError, match="at least one backend, and each once"):
         plan_of(tmp_path, names)
+
+
+def test_a_backend_that_is_not_installed_is_told_before_any_compute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_recipe(plan_of(tmp_path, "onnx, other"))
+    monkeypatch.setattr(f"{__name__}.OTHER", replace(OTHER, package="not_there", extra="other-extra"))
+    with pytest.raises(
+        MissingDependencyError, match=r"backend `other`(.|\n)*edgekd\[other-extra\]"
+    ) as caught:
+        check_recipe(plan_of(tmp_path, "onnx, other"))
+    assert caught.value.exit_code == 6
+
+
+def test_a_package_that_lacks_only_when_it_is_used_is_told_too(tmp_path: Path) -> None:
+    lacking = replace(OTHER, baseline=f"{__name__}:_needs_a_package")
+    with pytest.raises(MissingDependencyError, match=r"`not_there`(.|\n)*edgekd\[train\]"):
+        lacking.baseline_graph()
+
+
+def _needs_a_package() -> bytes:
+    import not_there  # type: ignore[import-not-found]
+
+    return bytes(not_there)
+
+
+def test_the_latency_step_knows_only_backends_that_there_are(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="`onxx` is not a backend"):
+        LatencyConfig(backend="onxx")

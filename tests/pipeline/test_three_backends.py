@@ -7,14 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from edgekd.backends.catalogue import BACKENDS
+from edgekd.core.errors import MissingDependencyError
 from edgekd.core.measurement import Measurement, read_measurements
 from edgekd.core.run_record import MEASUREMENTS, RECORD, RunRecord
 from tests.pipeline.conftest import TINY, edgekd
 
-BACKENDS = {"onnx": "quantized", "openvino": "quantized-openvino", "executorch": "quantized-executorch"}
+ROWS = {"onnx": "quantized", "openvino": "quantized-openvino", "executorch": "quantized-executorch"}
 
-for _module, _extra in (("openvino", "openvino"), ("executorch", "executorch")):
-    pytest.importorskip(_module, reason=f"needs `pip install 'edgekd[{_extra}]'`")
+for _name in ROWS:
+    try:
+        BACKENDS.load(_name).require()
+    except MissingDependencyError as error:
+        pytest.skip(str(error), allow_module_level=True)
 
 pytestmark = [pytest.mark.backends, pytest.mark.timeout(600)]
 
@@ -22,7 +27,7 @@ pytestmark = [pytest.mark.backends, pytest.mark.timeout(600)]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("three")
-    text = TINY.replace("- export: {}", f"- export: {{backends: [{', '.join(BACKENDS)}]}}")
+    text = TINY.replace("- export: {}", f"- export: {{backends: [{', '.join(ROWS)}]}}")
     assert text != TINY
     (root / "tiny.yaml").write_text(text)
     done = edgekd("run", "tiny.yaml", "--threads", "1", cwd=root)
@@ -37,7 +42,7 @@ def measured(run: Path, quantity: str) -> dict[str, Measurement]:
 
 def test_every_backend_has_a_row_below_the_one_that_ships(run: Path) -> None:
     record = RunRecord.model_validate_json((run / RECORD).read_bytes())
-    assert [row.name for row in record.rows][-3:] == list(BACKENDS.values())
+    assert [row.name for row in record.rows][-3:] == list(ROWS.values())
     assert [row.role for row in record.rows][-3:] == ["stage", "alternative", "alternative"]
     assert record.final == "quantized"
 
@@ -45,15 +50,15 @@ def test_every_backend_has_a_row_below_the_one_that_ships(run: Path) -> None:
 def test_each_artifact_has_accuracy_time_memory_and_size_of_its_own(run: Path) -> None:
     for quantity in ("accuracy", "latency_p50_ms", "memory_bytes", "size_bytes"):
         found = measured(run, quantity)
-        values = {found[row].value for row in BACKENDS.values()}
+        values = {found[row].value for row in ROWS.values()}
         assert None not in values
         assert quantity == "accuracy" or len(values) == 3
-        assert {found[row].subject.backend for row in BACKENDS.values()} == {*BACKENDS}
+        assert {found[row].subject.backend for row in ROWS.values()} == {*ROWS}
 
 
 def test_the_trained_integers_carry_over(run: Path) -> None:
     """The same student in INT8: not the same rounding, so a few of 719 images may get another answer."""
-    accuracies = [measured(run, "accuracy")[row].value or 0.0 for row in BACKENDS.values()]
+    accuracies = [measured(run, "accuracy")[row].value or 0.0 for row in ROWS.values()]
     assert max(accuracies) - min(accuracies) <= 0.01
     record = RunRecord.model_validate_json((run / RECORD).read_bytes())
     forms = {step.name: step.facts.get("export", {}).get("int8_form") for step in record.steps}

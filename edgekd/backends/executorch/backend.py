@@ -11,10 +11,11 @@ BACKEND = Backend(
     title="ExecuTorch (XNNPACK)",
     suffix=".pte",
     exporter="edgekd.backends.executorch.export:export",
+    extra="executorch",
+    package="executorch",
     runtime=Path(__file__).with_name("runtime.py"),
     baseline="edgekd.backends.executorch.baseline:one_node_graph",
     libraries=("executorch", "torch", "torchao", "numpy"),
     precisions=("fp32", "int8"),
     profiles=("ort_x86",),
-    extra="executorch",
 )

@@ -11,10 +11,11 @@ BACKEND = Backend(
     title="ONNX Runtime",
     suffix=".onnx",
     exporter="edgekd.backends.onnx.export:export",
+    extra="train",
+    package="torch",
     runtime=Path(__file__).with_name("runtime.py"),
     baseline="edgekd.backends.onnx.baseline:one_node_graph",
     libraries=("onnx", "onnxruntime", "numpy"),
     precisions=("fp32", "int8"),
     profiles=("ort_x86",),
-    extra="train",
 )

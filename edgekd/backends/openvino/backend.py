@@ -12,10 +12,11 @@ BACKEND = Backend(
     suffix=".xml",
     companions=(".bin",),
     exporter="edgekd.backends.openvino.export:export",
+    extra="openvino",
+    package="openvino",
     runtime=Path(__file__).with_name("runtime.py"),
     baseline="edgekd.backends.openvino.baseline:one_node_graph",
     libraries=("openvino", "onnx", "numpy"),
     precisions=("fp32", "fp16", "int8"),
     profiles=("ort_x86",),
-    extra="openvino",
 )

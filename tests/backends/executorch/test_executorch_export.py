@@ -182,7 +182,7 @@ def test_the_baseline_has_one_node(tmp_path: Path) -> None:
 
 
 def test_the_description_is_true() -> None:
-    assert BACKEND.load_exporter() is export
+    BACKEND.require()
     assert BACKEND.runtime.is_file()
 
 
