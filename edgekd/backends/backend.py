@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,10 @@ class Backend:
     libraries: tuple[str, ...]
     """Distributions whose versions are part of a step's key and of a measurement's facts."""
     precisions: tuple[str, ...]
+    device_packages: Mapping[str, str] = field(default_factory=lambda: {"numpy": "numpy"})
+    """What `edgekd device setup` installs on a device: distribution -> module that must be importable."""
+    checked_by: str | None = None
+    """Another backend, whose runtime checks an exported file where the own one needs special hardware."""
     companions: tuple[str, ...] = ()
     """Suffixes of files that belong beside an artifact's file, under the same stem.
 

@@ -48,6 +48,9 @@ class Profile(Config):
 
 PROFILES: Registry[Profile] = Registry(
     "profile",
-    [Entry("ort_x86", "edgekd.backends.onnx.profile:ORT_X86", "ONNX Runtime's CPU provider on x86-64")],
+    [
+        Entry("ort_x86", "edgekd.backends.onnx.profile:ORT_X86", "ONNX Runtime's CPU provider on x86-64"),
+        Entry("tensorrt", "edgekd.backends.tensorrt.profile:TENSORRT", "TensorRT's explicit, symmetric int8"),
+    ],
     group="edgekd.profiles",
 )

@@ -166,13 +166,16 @@ def setup(
     offline: Annotated[
         bool, typer.Option("--offline", help="The device has no internet: fetch here and push.")
     ] = False,
+    backend: Annotated[
+        list[str], typer.Option(help="Whose runtime is installed (several: repeat); `edgekd list backends`.")
+    ] = ["onnx"],  # noqa: B006 - typer reads it, and nothing changes it
     wait: WaitOption = None,
 ) -> None:
     """Make a virtual environment with the runtime on the device, and name it in the devices file."""
     from edgekd.pipeline.device_care import set_up_device
 
     with waiting_for(wait):
-        for line in set_up_device(name, base=base, offline=offline):
+        for line in set_up_device(name, base=base, offline=offline, backends=backend):
             typer.echo(line)
 
 

@@ -26,6 +26,7 @@ from edgekd.cli import (
     bundle,
     device,
     doctor,
+    export,
     gate,
     history,
     init,
@@ -81,6 +82,7 @@ app.command("validate", rich_help_panel="Recipes")(validate.command)
 app.command("plan", rich_help_panel="Recipes")(plan.command)
 app.command("run", rich_help_panel="Recipes")(run.command)
 app.command("ablate", rich_help_panel="Recipes")(ablate.command)
+app.command("export", rich_help_panel="Recipes")(export.command)
 app.command("audit", rich_help_panel="Results")(audit.command)
 app.command("bench", rich_help_panel="Results")(bench.command)
 app.command("measure", rich_help_panel="Results")(measure.command)

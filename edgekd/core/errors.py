@@ -104,6 +104,10 @@ class StoreError(EdgekdError):
     exit_code = 5
 
 
+class AbsentRuntimeError(TargetError):
+    """The runtime of a backend is not on the device, or cannot work there: not measured, whatever it was."""
+
+
 class MissingDependencyError(EdgekdError):
     """An optional package is absent: `MissingDependencyError("torch", extra="train")`."""
 

@@ -5,8 +5,8 @@
 Pushed to a target together with agent_facts.py, agent_sensors.py and one runtime file per backend; imports
 only the standard library, NumPy and those. Ends with 0 and `{"agent": 1, "ok": true, "facts": ..., "result":
 ...}`, or with 3 and `{"agent": 1, "ok": false, "error": {"kind": ..., "message": ...}}`; kinds: request,
-artifact, data, fallback, internal. Whatever else is printed goes to standard error. Its own modes are facts,
-accuracy, memory and latency; a further mode NAME is the function `measure` of agent_NAME.py beside it.
+artifact, data, fallback, absent, internal. Whatever else is printed goes to standard error. Its own modes
+are facts, accuracy, memory and latency; a further mode NAME is `measure` of agent_NAME.py beside it.
 All paths are relative to the folder it is started in, where its temporary files are, too.
 
 `"lifeline": true` says that standard input stays open: the process ends when it closes.
@@ -62,6 +62,10 @@ class DataError(Exception):
     """Images that were pushed are not what they should be."""
 
 
+class AbsentError(Exception):
+    """The runtime cannot be imported here."""
+
+
 def facts() -> dict[str, Any]:
     """What the device is, and where energy can be read on it."""
     rails, unreadable = energy_sensors()
@@ -73,14 +77,17 @@ def facts() -> dict[str, Any]:
 
 
 def runtime_module(name: str) -> Any:
-    """Import the backend's runtime file once."""
+    """Import the backend's runtime file once; raises `AbsentError` where its runtime is not installed."""
     if name not in sys.modules:
         specification = importlib.util.spec_from_file_location(name, name + ".py")
         if specification is None or specification.loader is None or not Path(name + ".py").is_file():
             raise RequestError(f"there is no runtime file {name}.py")
         module = importlib.util.module_from_spec(specification)
+        try:
+            specification.loader.exec_module(module)
+        except ImportError as error:
+            raise AbsentError(str(error)) from error
         sys.modules[name] = module
-        specification.loader.exec_module(module)
     return sys.modules[name]
 
 
@@ -377,22 +384,38 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     if request.get("cores") is not None:
         os.sched_setaffinity(0, request["cores"])  # before the runtime makes its threads, which inherit it
     result = mode_of(request["mode"])(request)
-    used = [artifact["runtime"] for artifact in request.get("artifacts", [])]
-    runtimes = sorted({*used, *request.get("runtimes", [])})
+    used = {artifact["runtime"] for artifact in request.get("artifacts", [])}
+    versions = {name: runtime_module(name).versions() for name in sorted(used)}
+    absent = look_for(sorted({*request.get("runtimes", [])} - used), versions)
     for path in request.get("remove", []):
         Path(path).unlink()
-    return {
-        "facts": facts(),
-        "versions": {name: runtime_module(name).versions() for name in runtimes},
-        "result": result,
-    }
+    return {"facts": facts(), "versions": versions, "absent": absent, "result": result}
+
+
+def look_for(runtimes: list[str], versions: dict[str, Any]) -> dict[str, str]:
+    """Add the versions of those that are there; returns why the others are not."""
+    absent = {}
+    for name in runtimes:
+        try:
+            versions[name] = runtime_module(name).versions()
+        except Exception as error:
+            if kind_of(error) != "absent":
+                raise
+            absent[name] = str(error)
+    return absent
 
 
 def kind_of(error: BaseException) -> str:
     """The error's kind; a runtime file brings its own classes, so they are known by name."""
     if isinstance(error, (RequestError, KeyError)):
         return "request"
-    names = {"DataError": "data", "ArtifactError": "artifact", "FallbackError": "fallback"}
+    names = {
+        "DataError": "data",
+        "ArtifactError": "artifact",
+        "FallbackError": "fallback",
+        "AbsentError": "absent",
+        "Unavailable": "absent",
+    }
     return names.get(type(error).__name__, "internal")
 
 
@@ -415,7 +438,7 @@ def main(arguments: list[str]) -> int:
     try:
         line.update(answer(read_request(arguments)))
     except Exception as error:
-        message = f"{type(error).__name__}: {error}"
+        message = str(error) if kind_of(error) == "absent" else f"{type(error).__name__}: {error}"
         line = {"agent": VERSION, "ok": False, "error": {"kind": kind_of(error), "message": message}}
     with os.fdopen(channel, "wb") as stream:
         stream.write(json.dumps(line, allow_nan=False).encode() + b"\n")

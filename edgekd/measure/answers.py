@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core.digest import of_data, of_file
-from edgekd.core.errors import TargetError
+from edgekd.core.errors import AbsentRuntimeError, TargetError
 from edgekd.measure.accuracy import Logits
 from edgekd.measure.device import Device
 from edgekd.measure.findings import Item, utc_now
@@ -71,6 +71,8 @@ class Asked:
         self._folder, self._once = folder, once
         self._profiles: dict[str, Mapping[str, Any]] = {}
         self._gathered: dict[str, GatheredLogits] = {}
+        self.absent: dict[str, str] = {}
+        """Backend -> why its runtime is not on the device: nothing of it was answered."""
 
     def ask(self, key: str, text: str) -> None:
         """Ask for all parts that are not remembered under `key` and what belongs to each; `text` is shown.
@@ -83,8 +85,17 @@ class Asked:
                 path = self._folder / f"{item.subject.name}.logits.npy"
                 self._gathered[item.subject.name] = GatheredLogits(path, images.parts)
             for part in images.parts:
-                for item in items:
-                    self._part(key, text, item, part, last=item is items[-1])
+                for item in self._present(items):
+                    self._try(key, text, item, part, last=item is self._present(items)[-1])
+
+    def _present(self, items: Sequence[Item]) -> list[Item]:
+        return [item for item in items if item.subject.backend not in self.absent]
+
+    def _try(self, key: str, text: str, item: Item, part: Part, *, last: bool) -> None:
+        try:
+            self._part(key, text, item, part, last=last)
+        except AbsentRuntimeError as error:
+            self.absent[item.subject.backend] = error.what
 
     def logits(self, item: Item) -> Logits:
         """All rows float32 `[N, C]` of an item, in the order of its images."""

@@ -34,6 +34,10 @@ UNITS: dict[Quantity, str] = {
 }
 
 
+_ANSWERED: tuple[Quantity, ...] = ("accuracy", "macro_recall", "worst_class_recall")
+_PAIRED: tuple[Quantity, ...] = ("accuracy_drop", "new_errors", "agreement")
+
+
 def measurements(
     items: Sequence[Item], baselines: Sequence[str], names: tuple[str, ...], found: Findings, samples: str
 ) -> list[Measurement]:
@@ -58,10 +62,20 @@ class _Assembly:
         self.reused = None if self.graph == subject.name else self.graph
 
     def alone(self) -> Iterator[Measurement]:
+        if self._absent() is None:
+            yield from self._answered()
+        else:
+            for quantity in _ANSWERED:
+                yield self._of_images(quantity, self._missing())
+        yield from self._times()
+        yield self._measurement("size_bytes", Estimate(self.found.sizes[self.subject.name], None, 1))
+
+    def _answered(self) -> Iterator[Measurement]:
         answers, names = self.found.answers[self.subject.name], self.names
         mine = (answers.predicted, answers.labels)
         counted = accuracy.accuracy(*mine)
         counted.detail["kernels"] = dict(answers.ops)
+        counted.detail["precisions"] = dict(answers.precisions)
         counted.detail["predictions_sha256"] = accuracy.digest(answers.predicted)
         compared = self._compared_with_host()
         remarks = (*self._lacking(self.subject), *(compared.notes if compared else ()))
@@ -70,15 +84,21 @@ class _Assembly:
         yield self._of_images("worst_class_recall", accuracy.worst_class_recall(*mine, names))
         if compared is not None:
             yield self._of_images("host_agreement", compared)
-        yield from self._times()
-        yield self._measurement("size_bytes", Estimate(self.found.sizes[self.subject.name], None, 1))
 
     def beside(self, against: Subject) -> Iterator[Measurement]:
         """Paired with another subject: on the same images, and in the same processes."""
+        if self._absent(against) is None:
+            yield from self._paired(against)
+        else:
+            for quantity in _PAIRED:
+                yield self._of_images(quantity, self._missing(against), against)
+        yield self._timed("speedup", lambda: self._speedup(against), against)
+
+    def _paired(self, against: Subject) -> Iterator[Measurement]:
         mine, theirs = self.found.answers[self.subject.name], self.found.answers[against.name]
         if not np.array_equal(mine.labels, theirs.labels):
             absent = Estimate(None, None, 0, missing=f"`{against.name}` was measured on other images")
-            for quantity in ("accuracy_drop", "new_errors", "agreement"):
+            for quantity in _PAIRED:
                 yield self._of_images(quantity, absent, against)
         else:
             before, after, labels = theirs.predicted, mine.predicted, mine.labels
@@ -93,7 +113,17 @@ class _Assembly:
             yield self._of_images("accuracy_drop", drop, against)
             yield self._of_images("new_errors", errors, against)
             yield self._of_images("agreement", accuracy.agreement(before, after), against)
-        yield self._timed("speedup", lambda: self._speedup(against), against)
+
+    def _absent(self, against: Subject | None = None) -> str | None:
+        """Why a subject, or what it is compared with, was not run."""
+        for subject in (self.subject, against):
+            if subject is not None and subject.name in self.found.absent:
+                reason = self.found.absent[subject.name]
+                return f"the runtime of `{subject.name}` is not on this device: {reason}"
+        return None
+
+    def _missing(self, against: Subject | None = None) -> Estimate:
+        return Estimate(None, None, 0, missing=self._absent(against))
 
     def _compared_with_host(self) -> Estimate | None:
         """How far the target answers as this machine does; None where the target is this machine."""
@@ -142,6 +172,8 @@ class _Assembly:
         problems = (*self.found.wrong_device, *self._fallbacks(against), *estimate.problems)
         notes = (*self.found.emulated, *estimate.notes, *remarks)
         made = self._measurement(quantity, estimate, against, problems, notes)
+        if estimate.missing is not None and self.subject.name in self.found.absent:
+            return made
         return made.model_copy(update={"samples": f"{self.samples}/{self.subject.name}.logits.npy"})
 
     def _timed(
@@ -149,14 +181,16 @@ class _Assembly:
     ) -> Measurement:
         """A number of the device itself: emulated, it has none."""
         found = self.found
-        if found.emulated:
+        if self._absent(against) is not None:
+            estimate = self._missing(against)
+        elif found.emulated:
             estimate = Estimate(None, None, 0, missing=found.emulated[0])
         else:
             estimate = estimated()
         device = (*found.wrong_device, *found.emulated)
         problems = (*device, *self._fallbacks(against), *estimate.problems)
         made = self._measurement(quantity, estimate, against, problems, estimate.notes)
-        update: dict[str, Any] = {"reused_from": None if found.emulated else self.reused}
+        update: dict[str, Any] = {"reused_from": None if estimate.missing else self.reused}
         if quantity in ("memory_bytes", "cold_start_ms"):
             processes = estimate.n
         elif quantity == "energy_mj":

@@ -11,7 +11,7 @@ from typing import Any
 
 from edgekd.backends.catalogue import BACKENDS
 from edgekd.core.digest import of_file
-from edgekd.core.errors import DataError, EdgekdError, ModelError, TargetError
+from edgekd.core.errors import AbsentRuntimeError, DataError, EdgekdError, ModelError, TargetError
 from edgekd.core.preprocess import Preprocess
 from edgekd.measure import agent
 from edgekd.targets.target import Finished, Session, Target
@@ -26,7 +26,11 @@ _ALWAYS = ("agent_facts.py", "agent_sensors.py")
 """Files that the agent is never without."""
 _UNTIMED = ("facts", "accuracy")
 """Modes that others on the machine do not spoil; all others have it to themselves."""
-_ERRORS: dict[str, type[EdgekdError]] = {"artifact": ModelError, "data": DataError}
+_ERRORS: dict[str, type[EdgekdError]] = {
+    "artifact": ModelError,
+    "data": DataError,
+    "absent": AbsentRuntimeError,
+}
 
 
 class Device:
@@ -86,8 +90,9 @@ class Device:
     ) -> dict[str, Any]:
         """One fresh process of the agent; its answer: `facts`, `versions`, `result`.
 
-        Raises `ModelError` for a graph and `DataError` for images that the agent refuses, `TargetError` when
-        it dies, answers nothing readable or takes longer than `deadline_s`.
+        Raises `ModelError` for a graph and `DataError` for images that the agent refuses,
+        `AbsentRuntimeError` where the backend cannot run, `TargetError` when the agent dies, answers nothing
+        readable or takes longer than `deadline_s`.
         """
         further = _HOME / f"agent_{mode}.py"
         if further.is_file():

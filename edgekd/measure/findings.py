@@ -49,6 +49,8 @@ class Answers:
     unexpected: Sequence[str]
     """Kernels that ran where they should not have."""
     ops: Mapping[str, int]
+    precisions: Mapping[str, int] = field(default_factory=dict)
+    """What the kernels computed in -> how many did, as far as the runtime tells."""
     unknown: int = 0
     """Classes of the session that the subject does not know: it gets none of their images right."""
 
@@ -75,6 +77,8 @@ class Findings:
     """Subject -> bytes of its file."""
     graph_of: dict[str, str] = field(default_factory=dict)
     """Subject -> the subject that was timed for it, often itself."""
+    absent: dict[str, str] = field(default_factory=dict)
+    """Subject -> why nothing of it but its size was measured: its runtime is not on the device."""
     answers: dict[str, Answers] = field(default_factory=dict)
     host: dict[str, HostAnswers | str] = field(default_factory=dict)
     """Of a target that is another machine than the host: the host's answers, or why there are none."""
@@ -120,7 +124,7 @@ class Findings:
 
     def fallback(self, name: str) -> tuple[str, ...]:
         """The kernels of a subject that ran where they should not have, the first of them named."""
-        unexpected = self.answers[name].unexpected
+        unexpected = self.answers[name].unexpected if name in self.answers else ()
         return (f"fall-back: {len(unexpected)} kernels, {unexpected[0]}",) if unexpected else ()
 
 

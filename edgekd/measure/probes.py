@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgekd.core.errors import UsageError
+from edgekd.backends.catalogue import BACKENDS
+from edgekd.core.errors import AbsentRuntimeError, UsageError
 from edgekd.core.measurement import Interval
 from edgekd.core.preprocess import Preprocess
 from edgekd.core.seed import derive
@@ -108,11 +109,37 @@ def predict(
         return read_array(Path(folder, "logits.npy"))
 
 
-def device_facts(target: Target, *, backend: str = "onnx") -> dict[str, Any]:
-    """What the device says it is, how it is reached, and the versions of the backend's runtime there."""
+def device_facts(
+    target: Target, *, backends: Sequence[str] = ("onnx",), further: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What the device says it is, how it is reached, and the versions of the backends' runtimes there.
+
+    Of `further` backends the versions are under `further`, and under `absent` why one is not there. Raises
+    `AbsentRuntimeError` when one of `backends` is not, `TargetError`.
+    """
     with open_device(target) as device:
-        answer = device.call("facts", runtimes=[device.runtime(backend)], deadline_s=60)
-    return {**answer["facts"], "target": target.facts(), "versions": answer["versions"]}
+        needed, others = ({device.runtime(name): name for name in names} for names in (backends, further))
+        answer = device.call("facts", runtimes=[*needed, *others], deadline_s=120)
+    told, absent = answer["versions"], answer["absent"]
+    for runtime in needed:
+        if runtime in absent:
+            raise absent_runtime(target, needed[runtime], absent[runtime])
+    facts = {**answer["facts"], "target": target.facts(), "versions": {name: told[name] for name in needed}}
+    beside = {
+        "further": {name: told[name] for name in others if name in told},
+        "absent": {others[name]: absent[name] for name in others if name in absent},
+    }
+    return facts | {key: found for key, found in beside.items() if found}
+
+
+def absent_runtime(target: Target, backend: str, reason: str) -> AbsentRuntimeError:
+    """What is wrong and what to do about it."""
+    if target.kind == "local":
+        fix = f"pip install 'edgekd[{BACKENDS.load(backend).extra}]', or name a target that has it"
+    else:
+        fix = f"edgekd device setup {target.name} --backend {backend}"
+    title = BACKENDS.load(backend).title
+    return AbsentRuntimeError(f"{title} is not on this device: {reason}", where=target.name, fix=fix)
 
 
 def _time(

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from edgekd.core.config import Config
 from edgekd.core.durable import write_text
-from edgekd.core.errors import DataError, ModelError
+from edgekd.core.errors import AbsentRuntimeError, DataError, ModelError
 from edgekd.measure.accuracy import Logits
 from edgekd.measure.answers import Asked, Once, open_sets
 from edgekd.measure.device import Device, open_device
@@ -36,13 +36,16 @@ class Reference(Config):
 
 
 def logits_here(item: Item, host: Device, protocol: Protocol, folder: Path, once: Once) -> Logits:
-    """Float32 `[N, C]` of one item on this machine, left in `folder`. Raises `ModelError` and `DataError`.
+    """Float32 `[N, C]` of one item on this machine, left in `folder`. Raises `ModelError`, `DataError`
+    and `AbsentRuntimeError`.
 
     Of one item at a time, so that one which this machine cannot run spoils no other.
     """
     with open_sets([item], protocol) as sets:
         asked = Asked(sets, host, protocol, folder, once)
         asked.ask(HOST, "accuracy on this machine")
+        for reason in asked.absent.values():
+            raise AbsentRuntimeError(reason)
         return asked.logits(item)
 
 
@@ -53,9 +56,10 @@ def write_reference(items: Sequence[Item], protocol: Protocol, folder: Path, onc
         for item in items:
             try:
                 logits_here(item, host, protocol, folder, once)
-            except (ModelError, DataError) as error:
+            except (ModelError, DataError, AbsentRuntimeError) as error:
                 absent[item.subject.name] = error.what
-        answer = host.call("facts", runtimes=[host.runtime("onnx")], deadline_s=60)
+        runtimes = sorted({host.runtime(item.subject.backend) for item in items})
+        answer = host.call("facts", runtimes=runtimes, deadline_s=60)
     facts = {**answer["facts"], "versions": answer["versions"]}
     reference = Reference(facts={name: facts.get(name) for name in _TOLD}, absent=absent)
     write_text(folder / REFERENCE, reference.model_dump_json(indent=1) + "\n")

@@ -16,7 +16,7 @@ from edgekd.backends.catalogue import BACKENDS
 from edgekd.core.classes import places
 from edgekd.core.digest import of_data, of_file
 from edgekd.core.durable import write_text
-from edgekd.core.errors import DataError, ModelError, TargetError, UsageError
+from edgekd.core.errors import AbsentRuntimeError, DataError, ModelError, TargetError, UsageError
 from edgekd.core.measurement import Measurement
 from edgekd.core.seed import derive
 from edgekd.measure import accuracy, assemble, energy, latency, memory
@@ -52,7 +52,8 @@ def measure_session(
     `folder`. Each process's raw result goes through `journal`, so a killed session goes on where it was; so
     does one that lost its target, part by part of the images. An emulated device is asked for answers only:
     its times and its memory are not those of what it imitates. Of a target that is another machine, the same
-    artifacts answer here, too, unless `reference` holds what they answered where they were made.
+    artifacts answer here, too, unless `reference` holds what they answered where they were made. Of an item
+    whose runtime is not on the target, all but the size is not measured.
     Raises `UsageError` for items that do not fit together, `ModelError` and `DataError` for what cannot be
     run, `TargetError` when the target or the agent is lost.
     """
@@ -61,7 +62,7 @@ def measure_session(
         with open_device(target) as device:
             work = _Work(items, sets, device, protocol, labels, folder / target.name, journal, emit, seed)
             work.ask_all()
-            if not work.found.emulated:
+            if work.items and not work.found.emulated:
                 work.weigh_all()
                 work.time_all()
                 work.power_all()
@@ -148,8 +149,19 @@ class _Work:
         """Every item over its whole evaluation set."""
         asked = Asked(self.sets, self.device, self.protocol, self.folder, self._once)
         asked.ask("accuracy", "accuracy")
+        self._leave_out(asked.absent)
         for item in self.items:
             self.found.answers[item.subject.name] = self._answers(item, asked)
+
+    def _leave_out(self, absent: Mapping[str, str]) -> None:
+        """The items of these backends; where none is left, the device itself has not told what it is yet."""
+        for item in self.items:
+            if item.subject.backend in absent:
+                self.found.absent[item.subject.name] = absent[item.subject.backend]
+        self.items = [item for item in self.items if item.subject.name not in self.found.absent]
+        self._graphs = {key: item for key, item in self._graphs.items() if item in self.items}
+        if not self.items:
+            self.found.note({**self.device.call("facts"), "taken_at": utc_now()})
 
     def _answers(self, item: Item, asked: Asked) -> Answers:
         labels, logits = accuracy.read_labels(item.evalset, len(self.labels)), asked.logits(item)
@@ -160,6 +172,7 @@ class _Work:
             labels,
             profile["unexpected"],
             profile["ops"],
+            profile.get("precisions", {}),
             len(self.labels) - len(own),
         )
 
@@ -182,7 +195,7 @@ class _Work:
 
         try:
             here = logits_here(item, host, self.protocol, self.folder / HOST, once)
-        except (ModelError, DataError) as error:
+        except (ModelError, DataError, AbsentRuntimeError) as error:
             return f"this machine cannot run it: {error.what}"
         return self._compared(item, here, {**said[0]["facts"], "versions": said[0]["versions"]})
 

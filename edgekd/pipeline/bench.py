@@ -28,6 +28,7 @@ from edgekd.measure.compare import Comparison, Design, Expectation, compare, mee
 from edgekd.measure.device import Device, open_device, wrong_device
 from edgekd.measure.estimate import Estimate
 from edgekd.measure.findings import Findings, utc_now
+from edgekd.measure.probes import absent_runtime
 from edgekd.measure.protocol import Protocol, find_protocol
 from edgekd.pipeline.bench_models import Model, prepare
 from edgekd.pipeline.history.record import Occasion, record
@@ -170,6 +171,8 @@ def run_bench(bench: Bench, store: Store | None, emit: Emit) -> Result:
 def _look(target: Target, device: Device) -> Mapping[str, Any]:
     """What the device is; refused before anything is timed if its times would mean nothing."""
     answer = device.call("facts", runtimes=[device.runtime("onnx")], deadline_s=60)
+    for reason in answer["absent"].values():
+        raise absent_runtime(target, "onnx", reason)
     facts: dict[str, Any] = {**answer["facts"], "target": target.facts(), "versions": answer["versions"]}
     if facts["emulated"]:
         raise UsageError(

@@ -31,6 +31,7 @@ from edgekd.measure.findings import Item, utc_now
 from edgekd.measure.runner import LATENCY
 from edgekd.pipeline.gate import TIMES
 from edgekd.pipeline.pooling import Samples
+from edgekd.pipeline.session import backends_of
 from edgekd.pipeline.surroundings import STABLE_FACTS
 from edgekd.store.store import Store
 from edgekd.targets.target import Target
@@ -246,7 +247,8 @@ class _Attempt:
 
     def _check(self, device: Device) -> None:
         """Raises `UsageError` unless this is the session's device with its runtime: samples are pooled."""
-        answer = device.call("facts", runtimes=[device.runtime("onnx")], deadline_s=60)
+        runtimes = [device.runtime(name) for name in backends_of(self._items())]
+        answer = device.call("facts", runtimes=runtimes, deadline_s=60)
         now = {**answer["facts"], "target": self.target.facts(), "versions": answer["versions"]}
         then = next(m.device for m in read_measurements(self._path) if self._is_mine(m))
         changed = [name for name in STABLE_FACTS if _plain(now.get(name)) != _plain(then.get(name))]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from edgekd.backends.catalogue import BACKENDS
 from edgekd.pipeline.devices import find, find_remote, set_python
 from edgekd.targets import care
 from edgekd.targets.devices_file import DEVICES_FILE
@@ -25,11 +26,16 @@ class Done:
     problems: list[str]
 
 
-def set_up_device(name: str, *, base: str, offline: bool) -> list[str]:
-    """Install the runtime on the device and name its Python in the devices file. Raises `TargetError`."""
+def set_up_device(name: str, *, base: str, offline: bool, backends: Sequence[str] = ("onnx",)) -> list[str]:
+    """Install the backends' runtimes on the device and name its Python in the devices file.
+
+    Raises `UsageError` for an unknown backend, `TargetError`.
+    """
+    packages = {p: module for b in backends for p, module in BACKENDS.load(b).device_packages.items()}
     target = find_remote(name).model_copy(update={"python": base})
     with target.open() as session:
-        found = care.set_up(session, name=name, base=(session.python[0],), offline=offline)
+        base_python = (session.python[0],)
+        found = care.set_up(session, name=name, packages=packages, base=base_python, offline=offline)
         python = _without_home(found.python, session)
     versions = ", ".join(f"{package} {version}" for package, version in found.versions.items())
     installed = (

@@ -71,6 +71,8 @@ def _facts(
         answer = device.call("facts", runtimes=[device.runtime("onnx")], deadline_s=_LOOK_S)
     except TargetError as error:
         return None, {}, error.what
+    for reason in answer["absent"].values():
+        return None, {}, reason
     return answer["facts"], answer["versions"].get("runtime_onnx", {}), None
 
 

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from edgekd.backends.catalogue import BACKENDS
 from edgekd.core.artifact import Artifact
 from edgekd.core.digest import of_data, of_file
 from edgekd.pipeline.plan import PlannedStep
@@ -50,10 +51,15 @@ def ingredients(
         "inputs": {name: [a.digest for a in artifacts] for name, artifacts in inputs.items()},
         "files": {path.name: _file_digest(path) for path in step.config.files()},
         "code": {name: code_digest(name) for name in (*stage.sources, _STAGES, stage.run.__module__)},
-        "libraries": {name: library_version(name) for name in stage.libraries},
+        "libraries": {name: library_version(name) for name in _libraries(stage, step)},
         "plugins": plugin_versions(),
         **{name: surroundings[name] for name in (*always, *stage.reads)},
     }
+
+
+def _libraries(stage: Stage, step: PlannedStep) -> list[str]:
+    of_backends = [name for backend in step.config.runs_in() for name in BACKENDS.load(backend).libraries]
+    return sorted({*stage.libraries, *of_backends})
 
 
 def key_of(parts: Mapping[str, Any]) -> str:

@@ -47,6 +47,13 @@ class Plan:
     rows: tuple[PlannedRow, ...]
     final: str
 
+    def runtimes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The backends without which there is nothing to ship or to time, and those only of rows beside."""
+        beside = {row.graph_step for row in self.rows if row.runtime}
+        needed = {name for step in self.steps if step.name not in beside for name in step.config.runs_in()}
+        further = {name for step in self.steps for name in step.config.runs_in()} - needed
+        return tuple(sorted(needed)), tuple(sorted(further))
+
     def until(self, name: str) -> Plan:
         """The plan up to a step; raises `RecipeError` with the names for an unknown one."""
         names = [step.name for step in self.steps]
@@ -68,7 +75,7 @@ def make_plan(recipe: Recipe, *, ablate: bool = False) -> Plan:
 
 def plans_of(plan: Plan) -> dict[str, Any]:
     """What earlier steps may know of later ones: whether the shipped graph will be quantized."""
-    quantizes = any(step.stage == "quantize" and not step.control for step in plan.steps)
+    quantizes = any(_stage(step).quantizes and not step.control for step in plan.steps)
     return {"precision": "int8" if quantizes else "fp32"}
 
 
@@ -138,14 +145,16 @@ class _Builder:
             raise RecipeError(self.problems, where=str(self.recipe.file))
         final_export = exports[-1]
         steps = [*self.main, *self.controls]
+        parts = [self._part(step, part) for step, part in self.parts]
         probes = [self._row(step, final_export, exports) for step in steps if step.name in self.titles]
         for row, probe in probes:
             self.rows.append(row)
             if probe is not None:
                 steps.append(probe)
-        for step, part in self.parts:
-            steps.append(self._part(step, part))
-            self.rows += [_alternative(row, step, part) for row in self.rows if row.graph_step == step.name]
+        self.rows += [
+            self._alternative(made, part) for made, (_, part) in zip(parts, self.parts, strict=True)
+        ]
+        steps = [*self.main, *parts, *steps[len(self.main) :]]
         self._refuse_twice([step.name for step in steps])
         self._refuse_twice([row.name for row in self.rows])
         (final_model,) = final_export.inputs["model"]
@@ -154,9 +163,23 @@ class _Builder:
         return Plan(self.recipe, tuple(steps), tuple(rows), final)
 
     def _part(self, step: PlannedStep, part: Part) -> PlannedStep:
-        name = _part_name(step, part)
+        name = f"{step.name}-{part.suffix}"
         config = step.config.model_copy(update={**part.changes, "name": name})
-        return replace(step, name=name, config=config)
+        inputs = {**step.inputs, "model": (self._float_model(step),)} if part.of_float else step.inputs
+        return replace(step, name=name, config=config, inputs=inputs)
+
+    def _float_model(self, step: PlannedStep) -> str:
+        by_name = {one.name: one for one in self.main}
+        (name,) = step.inputs["model"]
+        while _stage(by_name[name]).quantizes:
+            (name,) = by_name[name].inputs["model"]
+        return name
+
+    def _alternative(self, made: PlannedStep, part: Part) -> PlannedRow:
+        """The row of the part's model once more, through the graph that the part is."""
+        row = next(row for row in self.rows if (row.model_step,) == made.inputs["model"])
+        name = f"{row.name}-{part.suffix}"
+        return replace(row, name=name, graph_step=made.name, runtime=part.title, probe=False)
 
     def _refuse_twice(self, names: Sequence[str]) -> None:
         """A step that is called like another's control or probe would take its place."""
@@ -219,20 +242,6 @@ class _Builder:
                     f"not a {' or '.join(wanted.kinds)}"
                 )
         return tuple(names)
-
-
-def _part_name(step: PlannedStep, part: Part) -> str:
-    return f"{step.name}-{part.suffix}"
-
-
-def _alternative(row: PlannedRow, step: PlannedStep, part: Part) -> PlannedRow:
-    """The row's model through the graph that the part is."""
-    return replace(
-        row,
-        name=f"{row.name}-{part.suffix}",
-        graph_step=_part_name(step, part),
-        runtime=part.title,
-    )
 
 
 def _stage(step: PlannedStep) -> Stage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from edgekd.backends.catalogue import BACKENDS
 from edgekd.core.errors import TargetError, UsageError
 from edgekd.measure.probes import device_facts
 from edgekd.pipeline.plan import Plan
@@ -21,11 +22,12 @@ def look_at_targets(plan: Plan, *, elsewhere: bool) -> tuple[Facts, Mapping[str,
     Of a target out of reach the facts are those that a pinned latency table tells, else none.
     Raises `TargetError` for a lost target, `UsageError` with every step that cannot do without it.
     """
+    needed, further = plan.runtimes()
     facts: dict[str, Mapping[str, Any]] = {}
     unreached: dict[str, str] = {}
     for target in plan.recipe.targets:
         try:
-            facts[target.name] = device_facts(target)
+            facts[target.name] = device_facts(target, backends=needed, further=further)
         except TargetError as error:
             if not elsewhere:
                 raise
@@ -34,6 +36,13 @@ def look_at_targets(plan: Plan, *, elsewhere: bool) -> tuple[Facts, Mapping[str,
     if problems := [problem for name in unreached for problem in _problems(plan, name, facts[name])]:
         raise UsageError("\n  - ".join(["targets are out of reach here:", *problems]))
     return facts, unreached
+
+
+def absent_runtimes(facts: Facts) -> Iterator[str]:
+    """What will not be measured because a target lacks the runtime of a row beside the one that ships."""
+    for target, known in facts.items():
+        for backend, reason in known.get("absent", {}).items():
+            yield f"`{target}` has no {BACKENDS.load(backend).title}: not measured there ({reason})"
 
 
 def _pinned_facts(plan: Plan, target: Target) -> Mapping[str, Any]:

@@ -18,7 +18,6 @@ from edgekd.core.preprocess import Preprocess
 from edgekd.core.run_record import MEASUREMENTS, RunRecord
 from edgekd.core.verdict import Limit, Verdict
 from edgekd.measure.findings import Item
-from edgekd.measure.probes import device_facts
 from edgekd.pipeline.bundle import Bundle, read_bundle
 from edgekd.pipeline.decide import Judged
 from edgekd.pipeline.gate import GatePolicy, Situation, judge_limit, limits, verdict_of
@@ -26,7 +25,7 @@ from edgekd.pipeline.gate_policy import ANY_TARGET, DROP
 from edgekd.pipeline.history.record import Occasion
 from edgekd.pipeline.rejudge import locked_gate, read_locked
 from edgekd.pipeline.run_folder import again, read_record, step_artifact
-from edgekd.pipeline.session import RELEASE, Order, items_of, take, write_verdict
+from edgekd.pipeline.session import RELEASE, Order, facts_for, items_of, take, write_verdict
 from edgekd.store.store import Store
 from edgekd.targets.devices_file import DEVICES_FILE, read_targets, select_targets
 from edgekd.targets.target import Target
@@ -74,7 +73,7 @@ class ReleaseCheck:
             protocol=self.protocol,
             labels=self.record.labels,
             seed=self.record.seed,
-            device_facts={target.name: device_facts(target) for target in self.targets},
+            device_facts=facts_for(self.items, self.targets),
             occasion=Occasion.of_run(self.record, "measure"),
         )
         emit({"event": "step", "step": "session", "text": f"`{self.record.final}` beside the release"})

@@ -14,7 +14,6 @@ from edgekd.core.events import Emit
 from edgekd.core.measurement import Measurement, Subject, is_sealed, read_measurements
 from edgekd.core.run_record import MEASUREMENTS, RunRecord
 from edgekd.data.evaluation import IMAGES, LABELS, write_evalset
-from edgekd.measure.probes import device_facts
 from edgekd.measure.protocol import find_protocol
 from edgekd.measure.runner import Item
 from edgekd.pipeline.bundle import BUNDLE, Bundle, read_bundle
@@ -24,7 +23,7 @@ from edgekd.pipeline.portable.sessions import add_session, read_sessions
 from edgekd.pipeline.recipe import load_recipe
 from edgekd.pipeline.rejudge import locked_gate, read_locked, rejudge
 from edgekd.pipeline.run_folder import RunFolder, again, find_run, read_record, step_artifact
-from edgekd.pipeline.session import Order, Session, items_of, measured, take
+from edgekd.pipeline.session import Order, Session, facts_for, items_of, measured, take
 from edgekd.store.store import Store
 from edgekd.targets.devices_file import DEVICES_FILE, LOCAL, read_targets, select_targets
 from edgekd.targets.target import Target
@@ -78,13 +77,14 @@ def _order(record: RunRecord, folder: Path, chosen: Sequence[Target], protocol: 
     locked = read_locked(folder)
     graphs = {row.graph_step: step_artifact(record, folder, row.graph_step) for row in record.rows}
     check_whole(record, folder, graphs)
+    items = items_of(record.rows, folder, graphs, locked_gate(folder, locked))
     return Order(
-        items=items_of(record.rows, folder, graphs, locked_gate(folder, locked)),
+        items=items,
         targets=chosen,
         protocol=protocol or str(locked["measure"].get("protocol", DEFAULT_PROTOCOL)),
         labels=record.labels,
         seed=record.seed,
-        device_facts={target.name: device_facts(target) for target in chosen},
+        device_facts=facts_for(items, chosen, record.final),
         occasion=Occasion.of_run(record, "measure"),
     )
 
@@ -207,7 +207,7 @@ def _bundle(
         protocol=protocol or DEFAULT_PROTOCOL,
         labels=classes,
         seed=0,
-        device_facts={target.name: device_facts(target) for target in chosen},
+        device_facts=facts_for([item], chosen),
     )
     measured = take(order, folder, store, emit, fresh=False)
     emit({"event": "note", "text": f"measurements and raw samples: {folder}"})

@@ -19,6 +19,7 @@ from edgekd.core.verdict import Verdict
 from edgekd.pipeline.integrity import LOCKED_DIGEST
 from edgekd.pipeline.keys import ingredients, key_of
 from edgekd.pipeline.plan import Plan, PlannedRow, PlannedStep, plans_of
+from edgekd.pipeline.reach import absent_runtimes
 from edgekd.pipeline.run_folder import RunFolder
 from edgekd.pipeline.session import judge_run, measure_run
 from edgekd.pipeline.surroundings import Settings, Surroundings, look_around, provenance
@@ -96,6 +97,8 @@ class _Run:
         )
         for name, why in around.unreached.items():
             text = f"`{name}` is out of reach from where the artifacts were made: {why}"
+            self.log({"event": "note", "text": text})
+        for text in absent_runtimes(around.target_facts):
             self.log({"event": "note", "text": text})
         for number, step in enumerate(self.plan.steps, 1):
             self._check_time()

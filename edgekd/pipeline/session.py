@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from edgekd.backends.catalogue import BACKENDS
 from edgekd.core.artifact import MANIFEST, Artifact
-from edgekd.core.digest import of_data, of_files
+from edgekd.core.digest import of_data, of_file, of_files
 from edgekd.core.durable import disk_error, write_json, write_text
 from edgekd.core.errors import TargetError
 from edgekd.core.events import Emit
@@ -20,6 +21,7 @@ from edgekd.core.run_record import MEASUREMENTS, SESSION, VERDICT, Row, RunRecor
 from edgekd.core.seed import derive
 from edgekd.core.verdict import Verdict
 from edgekd.data.evaluation import IMAGES, LABELS
+from edgekd.measure.probes import device_facts
 from edgekd.measure.protocol import PROTOCOLS
 from edgekd.measure.runner import Item, measure_session
 from edgekd.pipeline.bundle import read_bundle
@@ -34,7 +36,9 @@ from edgekd.targets.target import Target
 
 RELEASE, STUDENT = "release", "student"
 STATE = "session.json"
-_CODE = ("edgekd.measure", "edgekd.backends.onnx.runtime")
+_CODE = "edgekd.measure"
+_RUNTIMES = ("further", "absent")
+"""Facts of a device beside the stable ones: which runtimes of rows beside the shipped one it has."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +93,33 @@ class Order:
                 "targets": stable_digest(self.device_facts),
                 "target_settings": [target.facts() for target in self.targets],
                 "seed": self.seed,
-                "code": {name: code_digest(name) for name in _CODE},
+                "runtimes": {
+                    name: {key: facts.get(key) for key in _RUNTIMES}
+                    for name, facts in self.device_facts.items()
+                },
+                "code": [code_digest(_CODE), *(of_file(BACKENDS.load(b).runtime) for b in self.backends)],
             }
         )
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        return backends_of(self.items)
+
+
+def backends_of(items: Sequence[Item]) -> tuple[str, ...]:
+    return tuple(sorted({item.subject.backend for item in items}))
+
+
+def facts_for(
+    items: Sequence[Item], targets: Sequence[Target], final: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """What the targets say of themselves: each must have every item's runtime, or only `final`'s if named.
+
+    Raises `TargetError`, of which `AbsentRuntimeError` is one.
+    """
+    needed = backends_of([item for item in items if final in (None, item.subject.name)])
+    further = [name for name in backends_of(items) if name not in needed]
+    return {target.name: device_facts(target, backends=needed, further=further) for target in targets}
 
 
 def _content(evalset: Path) -> str | dict[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from edgekd.backends.catalogue import BACKENDS
 from edgekd.core.classes import places
 from edgekd.core.errors import EdgekdError, MissingDependencyError, RecipeError, problems_of
 from edgekd.data.source import Outline
@@ -57,7 +58,8 @@ def _check_extras(plan: Plan) -> None:
         package = _PROBES.get(stage.requires or "")
         if package is not None and find_spec(package) is None:
             raise MissingDependencyError(package, extra=str(stage.requires), where=f"step `{step.name}`")
-        step.config.require()
+        for name in step.config.runs_in():
+            BACKENDS.load(name).require()
 
 
 def _against_problems(plan: Plan) -> Iterator[str]:

@@ -167,6 +167,24 @@ def accuracy_axis(rows: Sequence[WaterfallRow]) -> AccuracyAxis | None:
     )
 
 
+@dataclass(frozen=True)
+class TimeAxis:
+    """The median latencies of some rows on one scale; None for a row that has none."""
+
+    ticks: tuple[Tick, ...]
+    spans: tuple[Span | None, ...]
+
+
+def time_axis(numbers: Sequence[Number | None]) -> TimeAxis | None:
+    known = [one for one in numbers if one is not None and one.value and one.value > 0]
+    if not known:
+        return None
+    ends = [end for one in known for end in _ends(one)]
+    log = max(ends) > _LOG_FROM * min(ends)
+    scale = Scale(min(ends) / 1.25, max(ends) * 1.25, True) if log else padded(ends, 0.06, least=0.0)
+    return TimeAxis(ticks(scale, milliseconds, 3), tuple(span(one, scale) for one in numbers))
+
+
 def _plain_percent(fraction: float) -> str:
     return f"{round(fraction * 100, 4):g} %"
 

@@ -13,6 +13,7 @@ from edgekd.report.facts import Facts, StepFact
 from edgekd.report.judged import limits_of
 from edgekd.report.predictions import Predictions
 from edgekd.report.reading import Source, read
+from edgekd.report.runtimes import runtimes_of
 from edgekd.report.samples import distributions_of
 from edgekd.report.waterfall import baseline_name, waterfall
 
@@ -45,6 +46,7 @@ def collect(source: Source) -> Facts:
         command=tuple(record.command),
         recipe_text=source.recipe_text,
         ablations=ablations_of(source, predictions),
+        runtimes=runtimes_of(source),
         baseline=baseline_name(source),
         made=any(step.inputs for step in record.steps),
     )

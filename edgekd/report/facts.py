@@ -94,6 +94,32 @@ class TargetFact:
 
 
 @dataclass(frozen=True)
+class RuntimeRow:
+    """One artifact among those of other runtimes. `numbers` has accuracy, p50, size, memory, cold_start, and
+    against the artifact that ships agreement and speedup, as far as they were measured."""
+
+    name: str
+    runtime: str
+    precision: str
+    form: str
+    """How its integers came about: `trained`, `re-calibrated` or `native-ptq`; empty for a float artifact."""
+    final: bool
+    numbers: dict[str, Number]
+    executed: str
+    """Kernels by what they computed in, as `21 u8, 3 f32`; empty where the runtime does not tell."""
+    missing: str | None
+    """Why nothing was measured."""
+
+
+@dataclass(frozen=True)
+class RuntimesFact:
+    """What ships, and what was exported beside it, on one target."""
+
+    target: str
+    rows: tuple[RuntimeRow, ...]
+
+
+@dataclass(frozen=True)
 class ControlFact:
     """A question that a control was run to answer."""
 
@@ -231,6 +257,7 @@ class Facts:
     command: tuple[str, ...]
     recipe_text: str
     ablations: tuple[AblationFact, ...] = ()
+    runtimes: tuple[RuntimesFact, ...] = ()
     baseline: str | None = "teacher"
     """What the first row is called where others are compared with it; None if nothing else was measured."""
     made: bool = True

@@ -15,6 +15,7 @@ from edgekd.report.facts import ClassRow, Facts, Number, WaterfallRow
 from edgekd.report.formatting import moment, points, ratio, seconds, sentence_case, show
 from edgekd.report.judged import bound_text, verdict_sentence
 from edgekd.report.provenance import sections
+from edgekd.report.runtimes import COLUMNS as RUNTIME_COLUMNS
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -46,6 +47,10 @@ def render_html(facts: Facts) -> str:
         axes={target.name: charts.accuracy_axis(target.rows) for target in facts.targets},
         ablation_notes=NOTES,
         ablations=[(one, contribution_axis(one)) for one in facts.ablations],
+        runtimes=[
+            (one, charts.time_axis([row.numbers.get("p50") for row in one.rows])) for one in facts.runtimes
+        ],
+        runtime_columns={key: name for key, name in RUNTIME_COLUMNS.items() if key != "p50"},
         paretos=[plot for plot in map(charts.pareto, facts.targets) if plot],
         accuracy_chart=charts.accuracy_chart(facts.curves),
         term_charts=charts.term_charts(facts.curves),

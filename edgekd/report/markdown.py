@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from edgekd.core.verdict import Outcome
 from edgekd.report.ablation import NOTES, gain_text, kind_text, left_out_text
-from edgekd.report.facts import AblationFact, Facts, Number, TargetFact, WaterfallRow
+from edgekd.report.facts import AblationFact, Facts, Number, RuntimesFact, TargetFact, WaterfallRow
 from edgekd.report.formatting import show
 from edgekd.report.judged import bound_text, verdict_sentence
+from edgekd.report.runtimes import COLUMNS
 
 SIGNS: dict[Outcome | None, str] = {"pass": "✅", "fail": "❌", "inconclusive": "❔", None: "▫️"}
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-.!|~$^=:@])")
@@ -35,6 +36,7 @@ def render_markdown(facts: Facts) -> str:
         limits_table(facts),
         *(_waterfall(target, facts.baseline) for target in facts.targets),
         *_list("What each part bought", _controls(facts)),
+        *(_runtimes(one) for one in facts.runtimes),
         *(_ablation(one) for one in facts.ablations),
         *_classes(facts),
         *_list("Keep in mind", (escape(one) for one in facts.caveats)),
@@ -106,6 +108,17 @@ def _controls(facts: Facts) -> Iterator[str]:
     for one in facts.controls:
         place = f" ({escape(one.target)})" if len(facts.targets) > 1 and one.target else ""
         yield f"{escape(one.question)} **{one.answer.capitalize()}.** {escape(one.because)}{place}"
+
+
+def _runtimes(group: RuntimesFact) -> str:
+    rows = []
+    for row in group.rows:
+        name = escape(f"{row.runtime}, {row.precision.upper()}" + (f", {row.form}" if row.form else ""))
+        cells = [number_cell(row.numbers[key]) if key in row.numbers else "" for key in COLUMNS]
+        cells = [f"not measured: {escape(row.missing)}", *[""] * (len(COLUMNS) - 1)] if row.missing else cells
+        rows.append([f"**{name}**" if row.final else name, *cells, escape(row.executed)])
+    title = f"## In other runtimes, on {escape(group.target)}"
+    return "\n\n".join([title, table(["artifact", *map(str.lower, COLUMNS.values()), "executed as"], rows)])
 
 
 def _ablation(ablation: AblationFact) -> str:

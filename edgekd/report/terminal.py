@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from edgekd.core.verdict import Outcome
 from edgekd.report.ablation import gain_text, kind_text, left_out_text
-from edgekd.report.facts import AblationFact, Facts, LimitFact, Number, WaterfallRow
+from edgekd.report.facts import AblationFact, Facts, LimitFact, Number, RuntimesFact, WaterfallRow
 from edgekd.report.formatting import show
 from edgekd.report.judged import bound_text, verdict_sentence
+from edgekd.report.runtimes import COLUMNS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -38,9 +39,23 @@ def plain_text(facts: Facts) -> str:
     if facts.controls:
         lines.append("")
     lines += [f"{one.question} {one.answer.capitalize()}. {one.because}" for one in facts.controls]
+    for group in facts.runtimes:
+        lines += ["", *runtime_lines(group)]
     for ablation in facts.ablations:
         lines += ["", *ablation_lines(ablation)]
     return "\n".join(printable(line) for line in lines) + "\n"
+
+
+def runtime_lines(group: RuntimesFact) -> list[str]:
+    """A table: each artifact with its numbers and what its kernels computed in; below it what was not run."""
+    rows = [["", *map(str.lower, COLUMNS.values()), "executed as"]]
+    told = []
+    for row in group.rows:
+        name = f"{'> ' if row.final else '  '}{row.runtime} [{row.precision}]"
+        rows.append([name, *(_cell(row.numbers.get(key)) for key in COLUMNS), row.executed or "-"])
+        told += [f"  {row.runtime} [{row.precision}]: not measured: {row.missing}"] if row.missing else []
+    head = f"in other runtimes on {group.target}; same answers and speed-up are against what ships"
+    return [head, *(f"  {line}" for line in _aligned(rows)), *told]
 
 
 def ablation_lines(ablation: AblationFact) -> list[str]:
@@ -117,10 +132,9 @@ def panel(facts: Facts) -> RenderableType:
         f" {printable(facts.recipe)}: {(facts.outcome or 'not judged').upper()} ", style=f"bold {style}"
     )
     frame = Panel(body, title=title, border_style=style, title_align="left")
-    ablations = ("\n".join(map(printable, ablation_lines(one))) for one in facts.ablations)
-    return Group(
-        frame, *(_table(target.name, target.rows) for target in facts.targets), *map(Text, ablations)
-    )
+    texts = [*map(runtime_lines, facts.runtimes), *map(ablation_lines, facts.ablations)]
+    below = ("\n".join(map(printable, lines)) for lines in texts)
+    return Group(frame, *(_table(target.name, target.rows) for target in facts.targets), *map(Text, below))
 
 
 def _table(target: str, rows: Sequence[WaterfallRow]) -> RenderableType:

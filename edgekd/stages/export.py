@@ -2,35 +2,62 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from edgekd.backends.backend import Backend
 from edgekd.backends.catalogue import BACKENDS
 from edgekd.backends.names import BackendName
 from edgekd.backends.onnx.adopt import adopt
-from edgekd.backends.source import Source
-from edgekd.core.errors import ModelError
+from edgekd.core.errors import AbsentRuntimeError, MissingDependencyError, ModelError, UsageError
 from edgekd.stages.context import StageContext
-from edgekd.stages.stage import Input, Inputs, Part, Product, Stage, StageConfig
+from edgekd.stages.stage import Input, Inputs, KnownData, KnownStep, Part, Product, Stage, StageConfig
 
 if TYPE_CHECKING:
+    from edgekd.backends.source import Source
+    from edgekd.measure.accuracy import Logits
     from edgekd.networks.model import Model
+    from edgekd.stages.export_form import Form
 
 LEAST_AGREEMENT = 0.98
 """Below this share of equal predictions on val, the export is broken rather than rounded."""
 
 
+Precision = Literal["own", "fp32", "fp16"]
+_INSTALLED = "installed"
+_OF_GRAPHS = "onnx"
+
+
+def _installed(written: Any) -> Any:
+    """The backends whose libraries are here, in the order of the catalogue, for the word `installed`."""
+    if written != _INSTALLED:
+        return written
+    found = []
+    for name in BACKENDS.names():
+        with suppress(MissingDependencyError):
+            BACKENDS.load(name).require()
+            found.append(name)
+    return found
+
+
 class ExportConfig(StageConfig):
     """Which formats to write."""
 
-    backends: tuple[BackendName, ...] = Field(
-        ("onnx",), description="formats; the first one ships and is judged; `edgekd list backends`"
+    backends: Annotated[tuple[BackendName, ...], BeforeValidator(_installed)] = Field(
+        ("onnx",),
+        description="formats; the first one ships and is judged; `edgekd list backends`, or `installed`",
+    )
+    precision: Precision = Field(
+        "own", description="own: as the model is (INT8 once quantized); fp32 and fp16: of a float model"
+    )
+    beside: tuple[Literal["fp32", "fp16"], ...] = Field(
+        (), description="precisions in which every backend also gets the model before quantization"
     )
     model: str | None = Field(None, description="step that gives the model; default: the nearest")
 
@@ -41,40 +68,51 @@ class ExportConfig(StageConfig):
             raise ValueError("name at least one backend, and each once")
         return names
 
-    def require(self) -> None:
+    @model_validator(mode="after")
+    def _can_be_written(self) -> ExportConfig:
         for name in self.backends:
-            BACKENDS.load(name).require()
+            precisions = BACKENDS.load(name).precisions
+            if self.precision != "own" and self.precision not in precisions:
+                raise ValueError(f"{name} has no {self.precision}; it has: {', '.join(precisions)}")
+        return self
+
+    def runs_in(self) -> Sequence[str]:
+        return self.backends
 
 
 def parts(config: ExportConfig) -> Sequence[Part]:
-    """A graph for each backend."""
-    first, *others = config.backends
-    return [
-        Part({"backends": (first,)}),
-        *(Part({"backends": (name,)}, suffix=name, title=BACKENDS.load(name).title) for name in others),
-    ]
+    """A graph for each backend; then the float model for each backend in each precision that is wanted."""
+    whole = Part({"backends": config.backends[:1], "beside": ()})
+    return [whole, *_in_other_backends(config), *_in_other_precisions(config)]
 
 
-def run(context: StageContext, config: ExportConfig, inputs: Inputs) -> Product:
-    from edgekd.stages.model_files import load, model_facts
+def _in_other_backends(config: ExportConfig) -> Iterator[Part]:
+    for name in config.backends[1:]:
+        yield Part({"backends": (name,), "beside": ()}, suffix=name, title=BACKENDS.load(name).title)
 
-    (source,) = inputs["model"]
-    (name,) = config.backends
-    backend = BACKENDS.load(name)
-    model = load(source, trust_code=context.trust_code)
-    file = f"model{backend.suffix}"
-    exported = _write(backend, source_of(model), context.folder / file)
-    files = [path.name for path in backend.files_of(context.folder / file)]
-    facts = {
-        **model_facts(model),
-        "file": file,
-        "backend": name,
-        "precision": "int8" if model.spec.transforms else "fp32",
-        "size_bytes": backend.size_of(context.folder / file),
-        "export": exported,
-        **_fidelity(context, model, file, name),
-    }
-    return Product("graph", facts, files)
+
+def _in_other_precisions(config: ExportConfig) -> Iterator[Part]:
+    for name, precision in itertools.product(config.backends, config.beside):
+        backend = BACKENDS.load(name)
+        if precision in backend.precisions:
+            yield Part(
+                {"backends": (name,), "beside": (), "precision": precision},
+                suffix=f"{name}-{precision}",
+                title=f"{backend.title} {precision.upper()}",
+                of_float=True,
+            )
+
+
+def check(data: KnownData, config: ExportConfig, known: Mapping[str, Sequence[KnownStep]]) -> None:
+    """Raise `UsageError` for a quantized model that is wanted in a float precision."""
+    from edgekd.stages.catalogue import STAGES
+
+    quantized = any(STAGES.load(step.stage).quantizes for step in known.get("model", ()))
+    if config.precision != "own" and quantized:
+        raise UsageError(
+            f"`precision: {config.precision}` is of a float model, and this one is quantized",
+            fix="name the step before quantization as `model:`, or ask for it as `beside: [fp16]`",
+        )
 
 
 @runtime_checkable
@@ -84,19 +122,30 @@ class IsGraph(Protocol):
     path: Path
 
 
-def source_of(model: Model) -> Source:
-    """The model as exporters take it, with what its user must know in the metadata."""
-    preprocess = model.spec.preprocess
-    height, width = preprocess.size
-    return Source(
-        model.module,
-        (model.spec.network.in_channels, height, width),
-        metadata={
-            "labels": json.dumps(model.spec.labels, ensure_ascii=False),
-            "layout": "NCHW",
-            "preprocess": preprocess.model_dump_json(),
-        },
-    )
+def run(context: StageContext, config: ExportConfig, inputs: Inputs) -> Product:
+    from edgekd.stages.export_form import form_for
+    from edgekd.stages.model_files import load, model_facts
+
+    (source,) = inputs["model"]
+    model = load(source, trust_code=context.trust_code)
+    # A teacher that is a graph already is measured as it is, whatever the student is exported to.
+    is_graph = isinstance(model.module, IsGraph)
+    (name,), precision = ((_OF_GRAPHS,), "own") if is_graph else (config.backends, config.precision)
+    backend = BACKENDS.load(name)
+    form = form_for(context, model, backend, precision)
+    file = f"model{backend.suffix}"
+    exported = _write(backend, form.source, context.folder / file)
+    files = [path.name for path in backend.files_of(context.folder / file)]
+    facts = {
+        **model_facts(model),
+        "file": file,
+        "backend": name,
+        "precision": form.source.precision,
+        "size_bytes": backend.size_of(context.folder / file),
+        "export": {**({"int8_form": form.int8} if form.int8 else {}), **exported},
+        **_fidelity(context, form, file, backend),
+    }
+    return Product("graph", facts, files)
 
 
 def _write(backend: Backend, source: Source, path: Path) -> dict[str, Any]:
@@ -105,33 +154,53 @@ def _write(backend: Backend, source: Source, path: Path) -> dict[str, Any]:
     return adopt(source.module.path, source.input_shape, path)
 
 
-def _fidelity(context: StageContext, model: Model, file: str, backend: str) -> dict[str, Any]:
+def _fidelity(context: StageContext, form: Form, file: str, backend: Backend) -> dict[str, Any]:
     """The graph's accuracy on val through its runtime, and its agreement with the model in torch.
 
-    Raises `ModelError` when they disagree more than rounding explains.
+    `not_executed` is the reason where no target and not this machine has the runtime. Raises `ModelError`
+    when they disagree more than rounding explains; what the converter quantized itself may be apart.
     """
-    from edgekd.measure.probes import predict
-    from edgekd.stages.model_files import accuracy, evaluation_arrays, val_logits
-    from edgekd.targets.devices_file import LOCAL
-    from edgekd.targets.local import LocalTarget
+    from edgekd.stages.model_files import accuracy, val_logits
 
-    images, _ = evaluation_arrays(context, model.spec.preprocess, "val")
-    target = next(iter(context.reached), LocalTarget(name=LOCAL))
-    logits = predict(context.folder / file, images, model.spec.preprocess, target, backend=backend)
+    model = form.model
+    runtime = backend.checked_by or backend.name
+    try:
+        logits = _val_logits_of_file(context, model, context.folder / file, runtime)
+    except AbsentRuntimeError as error:
+        text = f"{backend.title} did not run the exported file: {error.what}"
+        context.emit({"event": "note", "text": text})
+        return {"not_executed": error.what}
     expected = val_logits(context, model)
     agreement = float((logits.argmax(1) == expected.argmax(1)).mean())
-    if agreement < LEAST_AGREEMENT:
+    if agreement < LEAST_AGREEMENT and form.int8 != "native-ptq":
         raise ModelError(
             f"the exported graph agrees with the model on only {agreement:.1%} of the validation images",
-            where=f"export to {backend}",
+            where=f"export to {backend.name}",
             fix="this is a defect of the export or the runtime; please report it with the recipe",
         )
     return {
+        "checked_by": runtime,
         "val_accuracy": accuracy(context, model, logits),
         "val_accuracy_torch": accuracy(context, model, expected),
         "val_agreement": agreement,
         "val_mean_difference": float(np.abs(logits - expected).mean()),
     }
+
+
+def _val_logits_of_file(context: StageContext, model: Model, path: Path, runtime: str) -> Logits:
+    """On the first target that has the runtime, else here. Raises `AbsentRuntimeError`."""
+    from edgekd.measure.probes import predict
+    from edgekd.stages.model_files import evaluation_arrays
+    from edgekd.targets.devices_file import LOCAL
+    from edgekd.targets.local import LocalTarget
+
+    preprocess = model.spec.preprocess
+    images, _ = evaluation_arrays(context, preprocess, "val")
+    *targets, here = [*context.reached, LocalTarget(name=LOCAL)]
+    for target in targets:
+        with suppress(AbsentRuntimeError):
+            return predict(path, images, preprocess, target, backend=runtime)
+    return predict(path, images, preprocess, here, backend=runtime)
 
 
 STAGE = Stage(
@@ -143,6 +212,7 @@ STAGE = Stage(
     inputs=(Input("model", ("model",)),),
     reads=("data", "targets"),
     parts=parts,
+    check=check,
     sources=("edgekd.networks", "edgekd.quant", "edgekd.backends"),
     libraries=("torch", "onnx", "onnxscript", "onnxruntime"),
     estimate=lambda config, num_images: 6.0,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from edgekd.backends.catalogue import BACKENDS
 from edgekd.backends.names import BackendName
 from edgekd.stages.context import StageContext
 from edgekd.stages.network_check import KnownSpace
@@ -35,8 +35,8 @@ class LatencyConfig(StageConfig):
     backend: BackendName = Field("onnx", description="format and runtime that are timed")
     teacher: str | None = Field(None, description="step that gives the teacher; default: the first")
 
-    def require(self) -> None:
-        BACKENDS.load(self.backend).require()
+    def runs_in(self) -> Sequence[str]:
+        return (self.backend,)
 
 
 def run(context: StageContext, config: LatencyConfig, inputs: Inputs) -> Product:

@@ -173,6 +173,7 @@ STAGE = Stage(
     config=QuantizeConfig,
     run=run,
     produces="model",
+    quantizes=True,
     inputs=(
         Input("model", ("model",)),
         Input("teachers", ("model",), many=True, optional=True, first=True),

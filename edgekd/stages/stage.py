@@ -30,8 +30,9 @@ class StageConfig(Config):
         """What those files tell of devices, by target."""
         return {}
 
-    def require(self) -> None:
-        """Raise `MissingDependencyError` for what these choices need beyond the stage's own extra."""
+    def runs_in(self) -> Sequence[str]:
+        """The backends that the step exports to, whose runtimes its targets need."""
+        return ()
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class Part:
     changes: Mapping[str, Any]
     suffix: str = ""
     title: str = ""
+    of_float: bool = False
+    """It is made of the model that the step's own model was quantized from."""
 
 
 def _whole(config: StageConfig) -> Sequence[Part]:
@@ -158,6 +161,8 @@ class Stage:
     """Stages that must run earlier, with the configuration the plan inserts them with where there is none."""
     requires: str | None = "train"
     """The extra whose packages `run` needs."""
+    quantizes: bool = False
+    """Its model computes in integers; the model it was made from does not."""
     estimate: Callable[[Any, int], float] | None = None
     """(configuration, number of training images) -> a rough number of seconds, before it was ever run."""
     check: Check | None = None

@@ -8,10 +8,10 @@ from typing import Any
 
 from edgekd.core.errors import TargetError
 from edgekd.targets.asking import ask
-from edgekd.targets.environment import PACKAGES, SetUp, set_up
+from edgekd.targets.environment import SetUp, set_up
 from edgekd.targets.target import Session
 
-__all__ = ["PACKAGES", "Change", "Cleaned", "SetUp", "Tended", "clean", "prepare", "restore", "set_up"]
+__all__ = ["Change", "Cleaned", "SetUp", "Tended", "clean", "prepare", "restore", "set_up"]
 
 _TEND_S = 600.0
 _SWEEP_S = 300.0

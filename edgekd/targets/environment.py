@@ -13,8 +13,6 @@ from edgekd.targets.asking import ask, ending
 from edgekd.targets.target import Session
 from edgekd.targets.wheels import Platform, download, explain
 
-PACKAGES = {"numpy": "numpy", "onnxruntime": "onnxruntime"}
-"""Distribution to module, of the `onnx` backend's device side."""
 _LOOK_S = 120.0
 _CREATE_S = 300.0
 _INSTALL_S = 1800.0
@@ -43,7 +41,7 @@ def set_up(
     session: Session,
     *,
     name: str,
-    packages: Mapping[str, str] = PACKAGES,
+    packages: Mapping[str, str],
     base: Sequence[str] = ("python3",),
     offline: bool = False,
 ) -> SetUp:

@@ -239,7 +239,9 @@ def test_it_is_set_up_without_a_network_of_its_own_and_then_runs_a_graph(
     """Its Python has neither pip nor ensurepip, as Debian's without `python3-venv`: pip is pushed as well."""
     with device.target().open() as session:
         try:
-            done = care.set_up(session, name=NAME, offline=True)
+            done = care.set_up(
+                session, name=NAME, packages=BACKENDS.load("onnx").device_packages, offline=True
+            )
         except TargetError as error:
             if "does not reach the package index" not in error.what:
                 raise

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from edgekd.backends.catalogue import BACKENDS
 from edgekd.core.errors import TargetError
 from edgekd.targets import care
 from edgekd.targets.care import SetUp, set_up
@@ -18,6 +19,7 @@ from edgekd.targets.target import Session
 from edgekd.targets.wheels import Platform, download
 
 pytestmark = [pytest.mark.devices, pytest.mark.slow, pytest.mark.timeout(900)]
+ONNX = BACKENDS.load("onnx").device_packages
 SMALL = {"six": "six"}
 PYTHON = (str(Path(sys.base_prefix, "bin", f"python3.{sys.version_info.minor}")),)
 
@@ -44,12 +46,12 @@ def venv(tmp_path: Path) -> Path:
 
 
 def test_the_runtime_is_pushed_once_and_cleaned_away(session: Session, venv: Path) -> None:
-    done = set_up(session, name="local", base=PYTHON, offline=True)
+    done = set_up(session, name="local", packages=ONNX, base=PYTHON, offline=True)
     assert (set(done.installed), done.source) == ({"numpy", "onnxruntime"}, "this machine")
     assert set(done.versions) == {"numpy", "onnxruntime"}
     assert done.python == str(venv / "bin" / "python")
     assert not done.system_site
-    again = set_up(session, name="local", base=PYTHON, offline=True)
+    again = set_up(session, name="local", packages=ONNX, base=PYTHON, offline=True)
     assert (again.installed, again.source, again.versions) == ((), None, done.versions)
     removed = care.clean(session, name="local").removed
     assert removed["venv"] > 10_000_000
@@ -61,7 +63,7 @@ def test_an_old_jetpacks_python_gets_the_last_runtime_that_was_made_for_it(sessi
     old = kept or shutil.which("python3.8")
     if old is None or subprocess.run([old, "-c", ""], check=False, capture_output=True).returncode != 0:
         pytest.skip("there is no Python 3.8 on this machine")
-    done = set_up(session, name="xavier", base=(str(old),), offline=True)
+    done = set_up(session, name="xavier", packages=ONNX, base=(str(old),), offline=True)
     assert done.python_version.startswith("3.8.")
     assert set(done.installed) == {"numpy", "onnxruntime"}
 
@@ -129,7 +131,7 @@ def test_a_tensorrt_that_is_broken_is_told(session: Session, jetpack: Path) -> N
 
 def test_a_python_that_is_not_there_is_an_error(session: Session) -> None:
     with pytest.raises(TargetError, match=r"cannot start /no/python3"):
-        set_up(session, name="local", base=("/no/python3",))
+        set_up(session, name="local", packages=ONNX, base=("/no/python3",))
 
 
 def test_a_pi_gets_wheels_of_its_own(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from edgekd.core.registry import Entry
 from edgekd.pipeline.plan import Plan, make_plan
 from edgekd.pipeline.recipe import load_recipe
 from edgekd.pipeline.validation import check_recipe
+from edgekd.stages.export import ExportConfig
 from edgekd.stages.latency import LatencyConfig
 from tests.pipeline.test_recipe import GOOD
 
@@ -33,9 +34,9 @@ def another_backend() -> Iterator[None]:
     BACKENDS._entries.pop("other")
 
 
-def plan_of(folder: Path, backends: str) -> Plan:
+def plan_of(folder: Path, backends: str, more: str = "") -> Plan:
     path = folder / "recipe.yaml"
-    path.write_text(GOOD.replace("export: {}", f"export: {{backends: [{backends}]}}"))
+    path.write_text(GOOD.replace("export: {}", f"export: {{backends: [{backends}]{more}}}"))
     return make_plan(load_recipe(str(path)))
 
 
@@ -98,3 +99,52 @@ def _needs_a_package() -> bytes:
 def test_the_latency_step_knows_only_backends_that_there_are(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="`onxx` is not a backend"):
         LatencyConfig(backend="onxx")
+
+
+def test_the_float_model_stands_beside_in_every_precision_that_a_backend_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{__name__}.OTHER", replace(OTHER, precisions=("fp32", "int8")))
+    plan = plan_of(tmp_path, "onnx, other", ", beside: [fp16, fp32]")
+    assert [row.name for row in plan.rows] == [
+        *("teacher", "undistilled", "distilled"),
+        *("distilled-onnx-fp16", "distilled-onnx-fp32", "distilled-other-fp32"),
+        *("ptq", "quantized", "quantized-other"),
+    ]
+    half = next(step for step in plan.steps if step.name == "export-onnx-fp16")
+    assert half.inputs["model"] == ("distill",)
+    assert (half.config.backends, half.config.precision) == (("onnx",), "fp16")  # type: ignore[attr-defined]
+    assert plan.rows[3].runtime == "ONNX Runtime FP16"
+    assert plan.final == "quantized"
+
+
+def test_what_is_beside_changes_no_step_that_was_there(tmp_path: Path) -> None:
+    alone, more = (
+        {step.name: step for step in plan_of(tmp_path, "onnx", text).steps}
+        for text in ("", ", beside: [fp16]")
+    )
+    assert {name: more[name] for name in alone} == alone
+
+
+def test_a_quantized_model_is_not_shipped_in_a_float_precision(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"`precision: fp16` is of a float model(.|\n)*beside: \[fp16\]"):
+        check_recipe(plan_of(tmp_path, "onnx", ", precision: fp16, model: quantize"))
+    check_recipe(plan_of(tmp_path, "onnx", ", precision: fp16, model: distill"))
+
+
+def test_a_precision_that_a_backend_lacks_is_refused_with_those_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{__name__}.OTHER", replace(OTHER, precisions=("fp32", "int8")))
+    with pytest.raises(RecipeError, match="other has no fp16; it has: fp32, int8"):
+        plan_of(tmp_path, "other", ", precision: fp16, model: distill")
+
+
+def test_installed_is_every_backend_whose_package_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = ExportConfig.model_validate({"backends": "installed"}).backends
+    assert here[0] == "onnx"
+    assert "other" in here
+    monkeypatch.setattr(f"{__name__}.OTHER", replace(OTHER, package="not_there"))
+    assert ExportConfig.model_validate({"backends": "installed"}).backends == here[:-1]

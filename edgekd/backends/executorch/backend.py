@@ -16,6 +16,7 @@ BACKEND = Backend(
     runtime=Path(__file__).with_name("runtime.py"),
     baseline="edgekd.backends.executorch.baseline:one_node_graph",
     libraries=("executorch", "torch", "torchao", "numpy"),
+    device_packages={"numpy": "numpy", "torch": "torch", "executorch": "executorch"},
     precisions=("fp32", "int8"),
     profiles=("ort_x86",),
 )

@@ -16,6 +16,7 @@ BACKEND = Backend(
     runtime=Path(__file__).with_name("runtime.py"),
     baseline="edgekd.backends.onnx.baseline:one_node_graph",
     libraries=("onnx", "onnxruntime", "numpy"),
-    precisions=("fp32", "int8"),
+    device_packages={"numpy": "numpy", "onnxruntime": "onnxruntime"},
+    precisions=("fp32", "fp16", "int8"),
     profiles=("ort_x86",),
 )

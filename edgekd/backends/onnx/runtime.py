@@ -12,6 +12,7 @@ import mmap
 import os
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any, Iterator  # noqa: UP035 - typing's own, for Python 3.8
 
@@ -26,6 +27,8 @@ DEFAULT_PROVIDERS = ("CPUExecutionProvider",)
 _MAX_DEPTH = 64
 _INPUT_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 _KERNEL = "_kernel_time"
+_PRECISIONS = {"float": "f32", "float16": "f16", "bfloat16": "bf16", "uint8": "u8", "int8": "i8"}
+"""ONNX Runtime's name of a kernel's first input -> what it computes in."""
 
 # Which fields of the ONNX protobuf lead to a tensor that may name a file (onnx/onnx.proto).
 _FIELDS: dict[str, dict[int, str]] = {
@@ -90,8 +93,9 @@ class Graph:
         """What really ran, from one run of a separate session with profiling on.
 
         `ops` counts the executed kernels by operator (fused ones under their own name, as `QLinearConv`),
-        `placement` the kernels by execution provider; `unexpected` names each kernel that ran on another
-        provider than the first one asked for; `nodes` has name, op, provider and microseconds of each.
+        `placement` the kernels by execution provider, `precisions` by the type they read; `unexpected` names
+        each kernel that ran on another provider than the first one asked for; `nodes` has name, op, provider,
+        precision and microseconds of each.
         """
         if x is None:
             x = np.zeros(self.input_shape, self.dtype)
@@ -139,30 +143,33 @@ class Graph:
 
 def summarize(events: list[dict[str, Any]], provider: str) -> dict[str, Any]:
     """ONNX Runtime's profile events of one run, counted; `provider` is where every kernel should have run."""
-    ops: dict[str, int] = {}
-    placement: dict[str, int] = {}
     nodes = _nodes(events)
-    for node in nodes:
-        ops[node["op"]] = ops.get(node["op"], 0) + 1
-        placement[node["provider"]] = placement.get(node["provider"], 0) + 1
+    keys = {"ops": "op", "placement": "provider", "precisions": "precision"}
+    counted = {name: dict(Counter(node[key] for node in nodes)) for name, key in keys.items()}
     unexpected = [
         f"{n['name']} ({n['op']}) ran on {n['provider']}" for n in nodes if n["provider"] != provider
     ]
-    return {"ops": ops, "placement": placement, "unexpected": unexpected, "nodes": nodes}
+    return {**counted, "unexpected": unexpected, "nodes": nodes}
 
 
 def _nodes(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Name, operator, provider and microseconds of each kernel that ran."""
+    """Name, operator, provider, precision and microseconds of each kernel that ran."""
     return [
         {
             "name": event["name"][: -len(_KERNEL)],
             "op": event["args"]["op_name"],
             "provider": event["args"]["provider"],
+            "precision": _precision(event["args"].get("input_type_shape")),
             "us": event["dur"],
         }
         for event in events
         if event.get("cat") == "Node" and event["name"].endswith(_KERNEL)
     ]
+
+
+def _precision(inputs: list[dict[str, Any]] | None) -> str:
+    name = next(iter(inputs[0]), "?") if inputs else "?"
+    return _PRECISIONS.get(name, name)
 
 
 def check_file(path: Path) -> None:

@@ -17,6 +17,7 @@ BACKEND = Backend(
     runtime=Path(__file__).with_name("runtime.py"),
     baseline="edgekd.backends.openvino.baseline:one_node_graph",
     libraries=("openvino", "onnx", "numpy"),
+    device_packages={"numpy": "numpy", "openvino": "openvino"},
     precisions=("fp32", "fp16", "int8"),
     profiles=("ort_x86",),
 )

@@ -17,6 +17,8 @@ from edgekd.targets.traces import cache_home
 
 
 def main(request: dict[str, Any]) -> dict[str, Any]:
+    # OpenVINO imports it where it can, and then reports to its makers.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     venv = Path(cache_home(), "venv")
     return {
         "home": str(Path("~").expanduser()),
