@@ -182,7 +182,7 @@ def time_axis(numbers: Sequence[Number | None]) -> TimeAxis | None:
     ends = [end for one in known for end in _ends(one)]
     log = max(ends) > _LOG_FROM * min(ends)
     scale = Scale(min(ends) / 1.25, max(ends) * 1.25, True) if log else padded(ends, 0.06, least=0.0)
-    return TimeAxis(ticks(scale, milliseconds, 3), tuple(span(one, scale) for one in numbers))
+    return TimeAxis(ticks(scale, milliseconds, 2), tuple(span(one, scale) for one in numbers))
 
 
 def _plain_percent(fraction: float) -> str:

@@ -87,18 +87,27 @@ class TargetFact:
     rows: tuple[WaterfallRow, ...]
 
     @property
+    def stages(self) -> tuple[WaterfallRow, ...]:
+        """The rows without those of other runtimes."""
+        return tuple(row for row in self.rows if row.role != "alternative")
+
+    @property
     def further(self) -> dict[str, str]:
-        """Those of `FURTHER` that any row has a value of."""
-        taken = {key for row in self.rows for key, one in row.numbers.items() if one.value is not None}
+        """Those of `FURTHER` that any row of `stages` has a value of."""
+        taken = {key for row in self.stages for key, one in row.numbers.items() if one.value is not None}
         return {key: name for key, name in FURTHER.items() if key in taken}
 
 
 @dataclass(frozen=True)
 class RuntimeRow:
-    """One artifact among those of other runtimes. `numbers` has accuracy, p50, size, memory, cold_start, and
-    against the artifact that ships agreement and speedup, as far as they were measured."""
+    """One artifact among those of other runtimes, at `position` among all rows.
+
+    `numbers` has accuracy, p50, size, memory, cold_start, and against the artifact that ships agreement and
+    speedup, as far as they were measured.
+    """
 
     name: str
+    position: int
     runtime: str
     precision: str
     form: str

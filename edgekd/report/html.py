@@ -43,8 +43,7 @@ def render_html(facts: Facts) -> str:
         limits=[(limit, bound_text(limit), charts.limit_bar(limit)) for limit in facts.limits],
         tiles=tiles(facts),
         columns=columns(facts),
-        alternatives=any(row.role == "alternative" for target in facts.targets for row in target.rows),
-        axes={target.name: charts.accuracy_axis(target.rows) for target in facts.targets},
+        axes={target.name: charts.accuracy_axis(target.stages) for target in facts.targets},
         ablation_notes=NOTES,
         ablations=[(one, contribution_axis(one)) for one in facts.ablations],
         runtimes=[

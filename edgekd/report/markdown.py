@@ -83,7 +83,7 @@ def number_cell(number: Number) -> str:
 
 def _waterfall(target: TargetFact, baseline: str | None) -> str:
     named = [(key, name.format(baseline=escape(baseline or ""))) for key, name in _COLUMNS]
-    columns = [(key, name) for key, name in named if any(key in row.numbers for row in target.rows)]
+    columns = [(key, name) for key, name in named if any(key in row.numbers for row in target.stages)]
     title = f"## On {escape(target.name)}"
     return "\n\n".join([title, _table(target, dict(columns)), *_further(target)])
 
@@ -94,7 +94,7 @@ def _further(target: TargetFact) -> Iterator[str]:
 
 
 def _table(target: TargetFact, columns: Mapping[str, str]) -> str:
-    return table(["row", *columns.values()], [_row(row, list(columns)) for row in target.rows])
+    return table(["row", *columns.values()], [_row(row, list(columns)) for row in target.stages])
 
 
 def _row(row: WaterfallRow, keys: Sequence[str]) -> list[str]:

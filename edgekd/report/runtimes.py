@@ -36,6 +36,8 @@ def runtimes_of(source: Source) -> tuple[RuntimesFact, ...]:
     rows = [row for row in source.record.rows if row.role == "alternative" or row.name == source.record.final]
     if len(rows) < 2:
         return ()
+    final = next((row for row in rows if row.name == source.record.final), rows[0])
+    rows.sort(key=lambda row: (row is not final, row.precision != final.precision))
     return tuple(
         RuntimesFact(target, tuple(_row(source, row, target) for row in rows))
         for target in targets_of(source)
@@ -48,6 +50,7 @@ def _row(source: Source, row: Row, target: str) -> RuntimeRow:
     facts = next((step.facts for step in source.record.steps if step.name == row.graph_step), {})
     return RuntimeRow(
         name=row.name,
+        position=source.record.rows.index(row) + 1,
         runtime=_title(subject.backend if subject else ""),
         precision=row.precision,
         form=str(facts.get("export", {}).get("int8_form", "")) if row.precision == "int8" else "",

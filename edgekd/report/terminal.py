@@ -34,7 +34,7 @@ def plain_text(facts: Facts) -> str:
     lines += [f"  {line}" for limit in facts.limits for line in limit_lines(limit)]
     for target in facts.targets:
         lines += ["", f"on {target.name}"]
-        rows = [["", *(name for _, name in _COLUMNS)], *(_cells(row) for row in target.rows)]
+        rows = [["", *(name for _, name in _COLUMNS)], *(_cells(row) for row in target.stages)]
         lines += [f"  {line}" for line in _aligned(rows)]
     if facts.controls:
         lines.append("")
@@ -134,7 +134,7 @@ def panel(facts: Facts) -> RenderableType:
     frame = Panel(body, title=title, border_style=style, title_align="left")
     texts = [*map(runtime_lines, facts.runtimes), *map(ablation_lines, facts.ablations)]
     below = ("\n".join(map(printable, lines)) for lines in texts)
-    return Group(frame, *(_table(target.name, target.rows) for target in facts.targets), *map(Text, below))
+    return Group(frame, *(_table(target.name, target.stages) for target in facts.targets), *map(Text, below))
 
 
 def _table(target: str, rows: Sequence[WaterfallRow]) -> RenderableType:

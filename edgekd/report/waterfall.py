@@ -83,7 +83,8 @@ def _target(source: Source, name: str, predictions: Predictions) -> TargetFact:
 
 def _row(source: Source, target: str, index: int, predictions: Predictions) -> WaterfallRow:
     row = source.record.rows[index]
-    previous = source.record.rows[index - 1] if index else None
+    before = [one for one in source.record.rows[:index] if one.role != "alternative"]
+    previous = before[-1] if before else None
     teacher = teacher_row(source)
     backend = next((m.subject.backend for m in source.measurements if m.subject.name == row.name), "")
     return WaterfallRow(
