@@ -41,6 +41,8 @@ class Backend:
     precisions: tuple[str, ...]
     device_packages: Mapping[str, str] = field(default_factory=lambda: {"numpy": "numpy"})
     """What `edgekd device setup` installs on a device: distribution -> module that must be importable."""
+    tolerance: float = 1e-5
+    """Of an FP32 file's logits against torch's, relative to the largest logit."""
     checked_by: str | None = None
     """Another backend, whose runtime checks an exported file where the own one needs special hardware."""
     companions: tuple[str, ...] = ()
