@@ -25,6 +25,12 @@ BACKENDS: Registry[Backend] = Registry(
             "ExecuTorch program (.pte) for XNNPACK, on phones and Arm boards",
             extra="executorch",
         ),
+        Entry(
+            "tensorrt",
+            "edgekd.backends.tensorrt.backend:BACKEND",
+            "ONNX graph in TensorRT's form; its engine is built on the device",
+            extra="train",
+        ),
     ],
     group="edgekd.backends",
 )

@@ -50,7 +50,10 @@ PROFILES: Registry[Profile] = Registry(
     "profile",
     [
         Entry("ort_x86", "edgekd.backends.onnx.profile:ORT_X86", "ONNX Runtime's CPU provider on x86-64"),
-        Entry("tensorrt", "edgekd.backends.tensorrt.profile:TENSORRT", "TensorRT's explicit, symmetric int8"),
+        Entry("tensorrt", "edgekd.backends.tensorrt.profile:TENSORRT", "symmetric int8, biases in float"),
     ],
     group="edgekd.profiles",
 )
+
+DEFAULT_PROFILE = "ort_x86"
+"""For a runtime that wants no quantizers of ours: its converter places its own."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgekd.backends.catalogue import BACKENDS
+from edgekd.backends.profile import DEFAULT_PROFILE
 from edgekd.core.errors import RecipeError, UsageError
 from edgekd.pipeline.recipe import Recipe, StepSpec
 from edgekd.stages.catalogue import STAGES
@@ -74,9 +76,12 @@ def make_plan(recipe: Recipe, *, ablate: bool = False) -> Plan:
 
 
 def plans_of(plan: Plan) -> dict[str, Any]:
-    """What earlier steps may know of later ones: whether the shipped graph will be quantized."""
+    """What earlier steps may know of later ones: whether the shipped graph will be quantized, and how."""
     quantizes = any(_stage(step).quantizes and not step.control for step in plan.steps)
-    return {"precision": "int8" if quantizes else "fp32"}
+    shipped = next(row.graph_step for row in plan.rows if row.name == plan.final)
+    (backend, *_) = next(step.config.runs_in() for step in plan.steps if step.name == shipped)
+    profile = next(iter(BACKENDS.load(backend).profiles), DEFAULT_PROFILE)
+    return {"precision": "int8" if quantizes else "fp32", "profile": profile}
 
 
 def known_inputs(step: PlannedStep, steps: Sequence[PlannedStep]) -> dict[str, tuple[KnownStep, ...]]:

@@ -98,7 +98,8 @@ class Workbench:
         from edgekd.stages.post_training import calibrated, finalized, quant_settings
         from edgekd.stages.quantize import QuantizeConfig
 
-        settings = quant_settings(QuantizeConfig(), self.context.target_facts)
+        profile = next(iter(BACKENDS.load(self.backend).profiles), None)
+        settings = quant_settings(QuantizeConfig(), self.context.target_facts, profile)
         quantized = calibrated(self.context, model, settings, num_batches=1)
         finalized(quantized)
         return quantized

@@ -142,10 +142,17 @@ def run(context: StageContext, config: ExportConfig, inputs: Inputs) -> Product:
         "backend": name,
         "precision": form.source.precision,
         "size_bytes": backend.size_of(context.folder / file),
-        "export": {**({"int8_form": form.int8} if form.int8 else {}), **exported},
+        "export": {**exported, **_int8_form(form, exported)},
         **_fidelity(context, form, file, backend),
     }
     return Product("graph", facts, files)
+
+
+def _int8_form(form: Form, exported: Mapping[str, Any]) -> dict[str, Any]:
+    """How the integers came about: the exporter knows best, but not of what was done before it."""
+    if form.int8 is None:
+        return {}
+    return {"int8_form": exported.get("int8_form", form.int8) if form.int8 == "trained" else form.int8}
 
 
 def _write(backend: Backend, source: Source, path: Path) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from edgekd.backends.names import AUTO
+from edgekd.backends.profile import DEFAULT_PROFILE
 from edgekd.stages.context import StageContext
 
 if TYPE_CHECKING:
@@ -17,13 +19,15 @@ if TYPE_CHECKING:
 _BATCH = 64
 
 
-def quant_settings(config: QuantizeConfig, target_facts: Mapping[str, Mapping[str, Any]]) -> QuantSettings:
-    """The settings with every `auto` decided by the targets' facts."""
+def quant_settings(
+    config: QuantizeConfig, target_facts: Mapping[str, Mapping[str, Any]], profile: str | None
+) -> QuantSettings:
+    """The settings with every `auto` decided: by the targets' facts, and by what ships (`profile`)."""
     from edgekd.quant.settings import QuantSettings
 
     bits = weight_bits_for(target_facts) if config.weight_bits == "auto" else config.weight_bits
     return QuantSettings(
-        profile="ort_x86" if config.profile == "auto" else config.profile,
+        profile=(profile or DEFAULT_PROFILE) if config.profile == AUTO else config.profile,
         weight_bits=bits,
         percentile=config.percentile,
         learn_steps=config.learn_steps,

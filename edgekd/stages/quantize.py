@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from edgekd.backends.names import ProfileName
 from edgekd.stages.context import StageContext
 from edgekd.stages.distill import paced_epochs
 from edgekd.stages.method_check import Lineup, check_methods
@@ -30,7 +31,9 @@ def _checked_when(text: str) -> str:
 class QuantizeConfig(DistillingConfig):
     """How the student is quantized. Training starts from the calibrated network."""
 
-    profile: Literal["auto", "ort_x86"] = Field("auto", description="which runtime's Q/DQ placement")
+    profile: ProfileName = Field(
+        "auto", description="which runtime's Q/DQ placement: ort_x86, tensorrt; auto: of what ships"
+    )
     weight_bits: Literal["auto", 7, 8] = Field(
         "auto", description="auto: 8, but 7 where a target's x86 CPU lacks VNNI and would overflow"
     )
@@ -63,7 +66,7 @@ def run(context: StageContext, config: QuantizeConfig, inputs: Inputs) -> Produc
 
     (source,) = inputs["model"]
     original = load(source, trust_code=context.trust_code)
-    settings = quant_settings(config, context.target_facts)
+    settings = quant_settings(config, context.target_facts, (context.plans or {}).get("profile"))
     model = calibrated(context, original, settings)
     decided = _decide(context, config, source.facts["val_accuracy"], model)
     history: list[Mapping[str, Any]] = []
@@ -178,7 +181,7 @@ STAGE = Stage(
         Input("model", ("model",)),
         Input("teachers", ("model",), many=True, optional=True, first=True),
     ),
-    reads=("data", "targets"),
+    reads=("data", "targets", "plans"),
     sources=(
         "edgekd.networks",
         "edgekd.train",

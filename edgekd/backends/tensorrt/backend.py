@@ -1,0 +1,22 @@
+"""The description of the TensorRT backend: the file is ONNX, its engine is built on the device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgekd.backends.backend import Backend
+
+BACKEND = Backend(
+    name="tensorrt",
+    title="TensorRT",
+    suffix=".onnx",
+    exporter="edgekd.backends.tensorrt.export:export",
+    extra="train",
+    package="torch",
+    runtime=Path(__file__).with_name("runtime.py"),
+    baseline="edgekd.backends.tensorrt.baseline:one_node_graph",
+    libraries=("onnx", "numpy", "tensorrt-rtx"),
+    precisions=("fp32", "fp16", "int8"),
+    checked_by="onnx",  # a GPU is not where files are made; ONNX Runtime takes the same file
+    profiles=("tensorrt",),
+)
