@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -134,10 +135,12 @@ def device_facts(
 
 def absent_runtime(target: Target, backend: str, reason: str) -> AbsentRuntimeError:
     """What is wrong and what to do about it."""
-    if target.kind == "local":
-        fix = f"pip install 'edgekd[{BACKENDS.load(backend).extra}]', or name a target that has it"
-    else:
+    if target.kind != "local":
         fix = f"edgekd device setup {target.name} --backend {backend}"
+    elif find_spec(BACKENDS.load(backend).package) is None:
+        fix = f"pip install 'edgekd[{BACKENDS.load(backend).extra}]'"
+    else:
+        fix = "name a target that has it (`edgekd device add`), or put another backend first"
     title = BACKENDS.load(backend).title
     return AbsentRuntimeError(f"{title} is not on this device: {reason}", where=target.name, fix=fix)
 

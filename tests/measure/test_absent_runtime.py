@@ -95,7 +95,7 @@ def test_what_is_needed_is_refused_and_what_is_further_is_told(target: LocalTarg
     assert "further" not in facts
     assert [*facts["versions"]] == ["runtime_onnx"]
     with pytest.raises(
-        AbsentRuntimeError, match=r"Lacking is not on this device(.|\n)*pip install"
+        AbsentRuntimeError, match=r"Lacking is not on this device(.|\n)*name a target"
     ) as caught:
         device_facts(target, backends=["lacking"])
     assert caught.value.exit_code == 4

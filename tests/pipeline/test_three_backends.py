@@ -1,4 +1,4 @@
-"""One recipe, one quantized student, three runtimes: each exported, measured and reported by itself."""
+"""One recipe, one quantized student, several runtimes: each exported, measured and reported by itself."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from tests.pipeline.conftest import TINY, edgekd
 
 ROWS = {"onnx": "quantized", "openvino": "quantized-openvino", "executorch": "quantized-executorch"}
 
+ABSENT = "tensorrt"
+"""No machine that builds edgekd has a GPU; one that has measures it."""
+
 for _name in ROWS:
     try:
         BACKENDS.load(_name).require()
@@ -27,7 +30,9 @@ pytestmark = [pytest.mark.backends, pytest.mark.timeout(600)]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("three")
-    text = TINY.replace("- export: {}", f"- export: {{backends: [{', '.join(ROWS)}]}}")
+    text = TINY.replace(
+        "- export: {}", f"- export: {{backends: [{', '.join(ROWS)}, {ABSENT}], beside: [fp16]}}"
+    )
     assert text != TINY
     (root / "tiny.yaml").write_text(text)
     done = edgekd("run", "tiny.yaml", "--threads", "1", cwd=root)
@@ -42,8 +47,8 @@ def measured(run: Path, quantity: str) -> dict[str, Measurement]:
 
 def test_every_backend_has_a_row_below_the_one_that_ships(run: Path) -> None:
     record = RunRecord.model_validate_json((run / RECORD).read_bytes())
-    assert [row.name for row in record.rows][-3:] == list(ROWS.values())
-    assert [row.role for row in record.rows][-3:] == ["stage", "alternative", "alternative"]
+    assert [row.name for row in record.rows][-4:] == [*ROWS.values(), f"quantized-{ABSENT}"]
+    assert [row.role for row in record.rows][-4:] == ["stage", *["alternative"] * 3]
     assert record.final == "quantized"
 
 
@@ -70,3 +75,55 @@ def test_the_report_shows_them_side_by_side(run: Path) -> None:
     titles = [row["title"] for row in rows]
     assert any(title.endswith(", OpenVINO") for title in titles)
     assert any("ExecuTorch" in title for title in titles)
+
+
+def test_a_runtime_that_is_not_here_is_told_and_nothing_else_suffers(run: Path) -> None:
+    found = measured(run, "accuracy")[f"quantized-{ABSENT}"]
+    if found.value is not None:
+        pytest.skip("there is a GPU")
+    assert "TensorRT" in str(found.not_measured)
+    assert measured(run, "size_bytes")[f"quantized-{ABSENT}"].value is not None
+    record = RunRecord.model_validate_json((run / RECORD).read_bytes())
+    assert any("TensorRT" in reason for reason in record.not_measured)
+    written = next(step.facts for step in record.steps if step.name == f"export-{ABSENT}")
+    assert written["export"]["int8_form"] == "re-calibrated"
+    assert written["export"]["checks"]["tensorrt"] == "not executed: no GPU"
+    assert written["checked_by"] == "onnx"
+
+
+def test_the_float_student_stands_beside_in_half_precision(run: Path) -> None:
+    for name in ("distilled-onnx-fp16", "distilled-openvino-fp16"):
+        found = measured(run, "accuracy")[name]
+        assert found.subject.precision == "fp16"
+        assert found.detail["precisions"]
+    assert "distilled-executorch-fp16" not in measured(run, "accuracy")
+
+
+def test_a_target_without_the_runtime_of_what_ships_is_refused_before_any_compute(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY.replace("- export: {}", f"- export: {{backends: [{ABSENT}]}}"))
+    done = edgekd("run", "tiny.yaml", "--threads", "1", cwd=tmp_path)
+    if done.code != 4:
+        pytest.skip("there is a GPU")
+    assert "TensorRT is not on this device" in done.err
+    assert "name a target that has it (`edgekd device add`), or put another backend first" in done.err
+    assert not [*(tmp_path / ".edgekd").glob("runs/tiny/*/steps/*")]
+
+
+def test_files_alone_are_exported_and_copied_out(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    done = edgekd("export", "tiny.yaml", "--backends", "openvino", "--out", "out", "--json", cwd=tmp_path)
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
+    assert [(one["backend"], one["precision"]) for one in told["artifacts"]] == [
+        ("onnx", "int8"),
+        ("openvino", "int8"),
+    ]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "export-openvino.bin",
+        "export-openvino.xml",
+        "export.onnx",
+    ]
+    assert all(one["agreement"] > 0.98 for one in told["artifacts"])
+    assert told["compared"] == []
+    record = RunRecord.model_validate_json((Path(tmp_path, told["run"]) / RECORD).read_bytes())
+    assert not any(step.control for step in record.steps)
