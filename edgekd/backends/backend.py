@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd.core.errors import MissingDependencyError
+from edgekd.core.errors import MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
     from edgekd.backends.source import Source
@@ -41,6 +41,9 @@ class Backend:
     precisions: tuple[str, ...]
     device_packages: Mapping[str, str] = field(default_factory=lambda: {"numpy": "numpy"})
     """What `edgekd device setup` installs on a device: distribution -> module that must be importable."""
+    environment: str | None = None
+    """Module of a converter's own environment: `python()` finds it (or raises `MissingDependencyError`),
+    `versions()` are part of a step's key, `make(progress=...)` makes it."""
     tolerance: float = 1e-5
     """Of an FP32 file's logits against torch's, relative to the largest logit."""
     checked_by: str | None = None
@@ -75,9 +78,26 @@ class Backend:
         return graph
 
     def require(self) -> None:
-        """Raise `MissingDependencyError` when exporting cannot work here; imports nothing."""
+        """Raise `MissingDependencyError` when exporting cannot work here; imports no library."""
         if find_spec(self.package) is None:
             raise self._missing(self.package)
+        if self.environment is not None:
+            importlib.import_module(self.environment).python()
+
+    def converter_versions(self) -> dict[str, str]:
+        """Of what converts in an environment of its own. Raises `MissingDependencyError`."""
+        if self.environment is None:
+            return {}
+        return dict(importlib.import_module(self.environment).versions())
+
+    def make_environment(self, progress: Callable[[str], None]) -> Path:
+        """Make the converter's environment; its Python. Raises `UsageError` where there is no such thing."""
+        if self.environment is None:
+            fix = f"pip install 'edgekd[{self.extra}]'"
+            raise UsageError(f"`{self.name}` needs no environment of its own", fix=fix)
+        made = importlib.import_module(self.environment).make(progress=progress)
+        assert isinstance(made, Path)
+        return made
 
     def _call(self, target: str, *arguments: object) -> object:
         # Inside a function too: a backend may import its libraries where it needs them.

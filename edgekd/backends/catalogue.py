@@ -31,6 +31,24 @@ BACKENDS: Registry[Backend] = Registry(
             "ONNX graph in TensorRT's form; its engine is built on the device",
             extra="train",
         ),
+        Entry(
+            "litert",
+            "edgekd.backends.litert.backend:BACKEND",
+            "LiteRT (.tflite) for XNNPACK, on phones and Arm boards",
+            extra="litert",
+        ),
+        Entry(
+            "ncnn",
+            "edgekd.backends.ncnn.backend:BACKEND",
+            "ncnn network (.param and .bin) in FP32, for phones and small boards",
+            extra="ncnn",
+        ),
+        Entry(
+            "coreml",
+            "edgekd.backends.coreml.backend:BACKEND",
+            "Core ML package (.mlpackage.zip) for Apple's devices; experimental: converted, checked, not run",
+            extra="coreml",
+        ),
     ],
     group="edgekd.backends",
 )

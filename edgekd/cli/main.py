@@ -37,6 +37,7 @@ from edgekd.cli import (
     report,
     run,
     schema,
+    setup,
     show,
     store,
     validate,
@@ -95,6 +96,7 @@ app.command("verify", rich_help_panel="Bundles")(verify.command)
 app.command("predict", rich_help_panel="Bundles")(predict.command)
 app.command("list", rich_help_panel="About")(listing.command)
 app.command("schema", rich_help_panel="About")(schema.command)
+app.command("setup", rich_help_panel="About")(setup.command)
 app.command("doctor", rich_help_panel="About")(doctor.command)
 app.add_typer(device.app, name="device", rich_help_panel="Devices")
 app.add_typer(store.app, name="store", rich_help_panel="About")

@@ -51,7 +51,7 @@ def ingredients(
         "inputs": {name: [a.digest for a in artifacts] for name, artifacts in inputs.items()},
         "files": {path.name: _file_digest(path) for path in step.config.files()},
         "code": {name: code_digest(name) for name in (*stage.sources, _STAGES, stage.run.__module__)},
-        "libraries": {name: library_version(name) for name in _libraries(stage, step)},
+        "libraries": {name: library_version(name) for name in _libraries(stage, step)} | _converters(step),
         "plugins": plugin_versions(),
         **{name: surroundings[name] for name in (*always, *stage.reads)},
     }
@@ -60,6 +60,12 @@ def ingredients(
 def _libraries(stage: Stage, step: PlannedStep) -> list[str]:
     of_backends = [name for backend in step.config.runs_in() for name in BACKENDS.load(backend).libraries]
     return sorted({*stage.libraries, *of_backends})
+
+
+def _converters(step: PlannedStep) -> dict[str, str]:
+    """Versions of what converts in environments of its own."""
+    backends = map(BACKENDS.load, step.config.runs_in())
+    return {name: found for one in backends for name, found in one.converter_versions().items()}
 
 
 def key_of(parts: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from edgekd.report.facts import ClassRow, Curve, Distribution, LimitFact, Number, TargetFact, WaterfallRow
 from edgekd.report.formatting import milliseconds, percent, short, show, significant
 
-_LOG_FROM = 4.0
+LOG_FROM = 4.0
 """Latencies that differ by more than this factor are drawn on a logarithm."""
 
 
@@ -93,11 +93,11 @@ class Span:
 def span(number: Number | None, scale: Scale) -> Span | None:
     if number is None or number.value is None or not math.isfinite(number.value):
         return None
-    low, high = _ends(number)
+    low, high = ends_of(number)
     return Span(scale.at(low), scale.at(number.value), scale.at(high))
 
 
-def _ends(number: Number) -> tuple[float, float]:
+def ends_of(number: Number) -> tuple[float, float]:
     value = number.value if number.value is not None else 0.0
     return (value if number.low is None else number.low, value if number.high is None else number.high)
 
@@ -128,7 +128,7 @@ def limit_bar(limit: LimitFact) -> LimitBar | None:
     number = limit.number
     values = [*bounds]
     if number is not None and number.value is not None and math.isfinite(number.value):
-        values += [number.value, *_ends(number)]
+        values += [number.value, *ends_of(number)]
     if not values or not bounds:
         return None
     free = limit.quantity == "accuracy_drop"
@@ -158,31 +158,13 @@ def accuracy_axis(rows: Sequence[WaterfallRow]) -> AccuracyAxis | None:
     known = [one for one in numbers if one is not None and one.value is not None and math.isfinite(one.value)]
     if not known:
         return None
-    scale = padded([end for one in known for end in _ends(one)], 0.06, least=0.0, most=1.0)
+    scale = padded([end for one in known for end in ends_of(one)], 0.06, least=0.0, most=1.0)
     first = span(numbers[0], scale)
     return AccuracyAxis(
         ticks=ticks(scale, _plain_percent, 3),
         spans=tuple(span(one, scale) for one in numbers),
         teacher=first.at if first else None,
     )
-
-
-@dataclass(frozen=True)
-class TimeAxis:
-    """The median latencies of some rows on one scale; None for a row that has none."""
-
-    ticks: tuple[Tick, ...]
-    spans: tuple[Span | None, ...]
-
-
-def time_axis(numbers: Sequence[Number | None]) -> TimeAxis | None:
-    known = [one for one in numbers if one is not None and one.value and one.value > 0]
-    if not known:
-        return None
-    ends = [end for one in known for end in _ends(one)]
-    log = max(ends) > _LOG_FROM * min(ends)
-    scale = Scale(min(ends) / 1.25, max(ends) * 1.25, True) if log else padded(ends, 0.06, least=0.0)
-    return TimeAxis(ticks(scale, milliseconds, 2), tuple(span(one, scale) for one in numbers))
 
 
 def _plain_percent(fraction: float) -> str:
@@ -218,10 +200,10 @@ def pareto(target: TargetFact) -> Pareto | None:
     points = [(row, latency, accuracy) for row in target.rows for latency, accuracy in _both(row)]
     if len(points) < 2:
         return None
-    times = [end for _, latency, _ in points for end in _ends(latency)]
-    log = max(times) > _LOG_FROM * min(times)
+    times = [end for _, latency, _ in points for end in ends_of(latency)]
+    log = max(times) > LOG_FROM * min(times)
     x = Scale(min(times) / 1.25, max(times) * 1.25, True) if log else padded(times, 0.12, least=0.0)
-    y = padded([end for _, _, accuracy in points for end in _ends(accuracy)], 0.1, least=0.0, most=1.0)
+    y = padded([end for _, _, accuracy in points for end in ends_of(accuracy)], 0.1, least=0.0, most=1.0)
     values = [(latency.value or 0.0, accuracy.value or 0.0) for _, latency, accuracy in points]
     return Pareto(
         target=target.name,

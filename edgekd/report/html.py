@@ -16,6 +16,7 @@ from edgekd.report.formatting import moment, points, ratio, seconds, sentence_ca
 from edgekd.report.judged import bound_text, verdict_sentence
 from edgekd.report.provenance import sections
 from edgekd.report.runtimes import COLUMNS as RUNTIME_COLUMNS
+from edgekd.report.time_axis import time_axis
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -46,9 +47,7 @@ def render_html(facts: Facts) -> str:
         axes={target.name: charts.accuracy_axis(target.stages) for target in facts.targets},
         ablation_notes=NOTES,
         ablations=[(one, contribution_axis(one)) for one in facts.ablations],
-        runtimes=[
-            (one, charts.time_axis([row.numbers.get("p50") for row in one.rows])) for one in facts.runtimes
-        ],
+        runtimes=[(one, time_axis([row.numbers.get("p50") for row in one.rows])) for one in facts.runtimes],
         runtime_columns={key: name for key, name in RUNTIME_COLUMNS.items() if key != "p50"},
         paretos=[plot for plot in map(charts.pareto, facts.targets) if plot],
         accuracy_chart=charts.accuracy_chart(facts.curves),

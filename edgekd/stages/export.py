@@ -88,7 +88,9 @@ def parts(config: ExportConfig) -> Sequence[Part]:
 
 def _in_other_backends(config: ExportConfig) -> Iterator[Part]:
     for name in config.backends[1:]:
-        yield Part({"backends": (name,), "beside": ()}, suffix=name, title=BACKENDS.load(name).title)
+        backend = BACKENDS.load(name)
+        changes = {"backends": (name,), "beside": ()}
+        yield Part(changes, suffix=name, title=backend.title, of_float="int8" not in backend.precisions)
 
 
 def _in_other_precisions(config: ExportConfig) -> Iterator[Part]:
@@ -104,7 +106,7 @@ def _in_other_precisions(config: ExportConfig) -> Iterator[Part]:
 
 
 def check(data: KnownData, config: ExportConfig, known: Mapping[str, Sequence[KnownStep]]) -> None:
-    """Raise `UsageError` for a quantized model that is wanted in a float precision."""
+    """Raise `UsageError` for a quantized model that is to be in float, or is for a backend without INT8."""
     from edgekd.stages.catalogue import STAGES
 
     quantized = any(STAGES.load(step.stage).quantizes for step in known.get("model", ()))
@@ -113,6 +115,12 @@ def check(data: KnownData, config: ExportConfig, known: Mapping[str, Sequence[Kn
             f"`precision: {config.precision}` is of a float model, and this one is quantized",
             fix="name the step before quantization as `model:`, or ask for it as `beside: [fp16]`",
         )
+    for name in config.backends[:1]:
+        if quantized and "int8" not in BACKENDS.load(name).precisions:
+            raise UsageError(
+                f"{name} has no INT8, and the model that ships is quantized",
+                fix="name the step before quantization as `model:`, or put another backend first",
+            )
 
 
 @runtime_checkable

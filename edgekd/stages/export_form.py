@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from edgekd.backends.backend import Backend
 from edgekd.backends.source import Precision, Source
+from edgekd.core.errors import ModelError
 from edgekd.networks.model import Model
 from edgekd.quant.placing_anew import placed_anew, unquantized
 from edgekd.quant.quantized_module import QuantizedModule
@@ -42,6 +43,8 @@ def form_for(context: StageContext, model: Model, backend: Backend, precision: s
     if not isinstance(module, QuantizedModule):
         wanted: Precision = "fp16" if precision == "fp16" else "fp32"
         return Form(replace(source_of(model), precision=wanted), model, None)
+    if "int8" not in backend.precisions:
+        raise ModelError(f"{backend.name} has no INT8, and this model is quantized", where=backend.title)
     if module.settings.profile in backend.profiles:
         return Form(replace(source_of(model), precision="int8"), model, "trained")
     if backend.profiles:

@@ -19,6 +19,8 @@ LONGER = dict.fromkeys(
     (
         "edgekd/measure/agent.py",
         "edgekd/backends/executorch/runtime.py",
+        "edgekd/backends/litert/runtime.py",
+        "edgekd/backends/ncnn/runtime.py",
         "edgekd/backends/tensorrt/runtime.py",
     ),
     _PUSHED,

@@ -16,7 +16,7 @@ HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "plotly", "optuna", "skl
 
 COMMANDS = (
     *("init", "validate", "plan", "run", "ablate", "measure", "report", "gate", "show", "bundle", "verify"),
-    *("audit", "bench", "history"),
+    *("audit", "bench", "export", "history", "setup"),
     *("predict", "list", "schema", "doctor", "store", "store size", "store gc", "store export"),
     "store import",
     *("device", "device add", "device list", "device show", "device doctor", "device setup"),

@@ -27,7 +27,7 @@ class MadeUpAgent:
     def __call__(
         self, device: Device, mode: str, entries: Sequence[Any] = (), **named: Any
     ) -> dict[str, Any]:
-        answer: dict[str, Any] = {"facts": self.facts, "versions": self.versions}
+        answer: dict[str, Any] = {"facts": self.facts, "versions": self.versions, "absent": {}}
         if mode == "facts":
             return answer
         assert mode == "latency"

@@ -140,6 +140,18 @@ def test_a_precision_that_a_backend_lacks_is_refused_with_those_it_has(
         plan_of(tmp_path, "other", ", precision: fp16, model: distill")
 
 
+def test_a_backend_without_int8_gets_the_student_before_quantization(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{__name__}.OTHER", replace(OTHER, precisions=("fp32",)))
+    plan = plan_of(tmp_path, "onnx, other")
+    step = next(step for step in plan.steps if step.name == "export-other")
+    assert step.inputs["model"] == ("distill",)
+    assert [row.name for row in plan.rows][-3:] == ["distilled-other", "ptq", "quantized"]
+    with pytest.raises(RecipeError, match="other has no INT8, and the model that ships is quantized"):
+        check_recipe(plan_of(tmp_path, "other, onnx"))
+
+
 def test_installed_is_every_backend_whose_package_is_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

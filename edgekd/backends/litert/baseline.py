@@ -1,0 +1,25 @@
+"""The smallest model that LiteRT can run: what a process needs before any model is in it."""
+
+from __future__ import annotations
+
+import base64
+
+# Made once with the classes of `ai_edge_litert.schema_py_generated` (LiteRT 2.3.0): one MEAN over rows and
+# columns, from `input` float32 [1, 1, 1, 1] to `logits` float32 [1, 1], with the constant axes [1, 2] and the
+# metadata that any batch will do. Held as bytes, so that neither a converter nor a writer of flatbuffers is
+# needed.
+_ONE_MEAN = (
+    "HAAAAFRGTDMAABIAHAAYABQAEAAMAAgAAAAEABIAAAAYAAAAPAAAAJQAAACkAAAA1AEAAAMAAAABAAAADAAAAAgADAAIAAQACAAA"
+    "AAIAAAAEAAAABgAAAGVkZ2VrZAAAAwAAAFQAAAA8AAAABAAAANL///8EAAAAIgAAAHsiYmF0Y2giOiAiYW55IiwgImxheW91dCI6"
+    "ICJOSFdDIn0GAAgABAAGAAAABAAAAAgAAAABAAAAAgAAAID///8PAAAAZWRnZWtkIGJhc2VsaW5lAAEAAAAUAAAAAAAOABgAFAAQ"
+    "AAwACAAEAA4AAAAUAAAAHAAAAGAAAABkAAAAaAAAAAQAAABtYWluAAAAAAEAAAAUAAAAAAAOABQAAAAQAAwACwAEAA4AAAAUAAAA"
+    "AAAAGxAAAAAUAAAABAAEAAQAAAABAAAAAQAAAAIAAAAAAAAAAgAAAAEAAAABAAAAAQAAAAAAAAADAAAAcAAAADwAAAAQAAAADAAU"
+    "ABAADwAIAAQADAAAABAAAAABAAAAAAAAAhAAAAAEAAAAYXhlcwAAAAABAAAAAgAAANz///8IAAAAEAAAAAYAAABsb2dpdHMAAAIA"
+    "AAABAAAAAQAAAAwADAAIAAAAAAAEAAwAAAAIAAAAEAAAAAUAAABpbnB1dAAAAAQAAAABAAAAAQAAAAEAAAABAAAAAQAAABAAAAAM"
+    "AAwACwAAAAAABAAMAAAAKAAAAAAAACg="
+)
+
+
+def one_node_graph() -> bytes:
+    """One MEAN, which XNNPACK takes."""
+    return base64.b64decode(_ONE_MEAN)
