@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -269,7 +270,8 @@ def _matrix(found: list[dict[str, Any]]) -> Iterator[str]:
 
 def _cell(row: dict[str, Any]) -> str:
     if row["status"] != "yes":
-        return f"{row['status']}: {row['reason'].splitlines()[0][:120]}"
+        reason = re.split(r"[:;](?:\s|$)", row["reason"], maxsplit=1)[0]
+        return f"{row['status']}: {reason}"
     unexpected = f", {row['unexpected']} kernels elsewhere" if row["unexpected"] else ""
     return f"yes, {row['largest_error']:.1e}{unexpected}"
 

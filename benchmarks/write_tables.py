@@ -1,4 +1,4 @@
-"""Writes what was measured into docs/does-it-teach.md, between its marks; `make docs` does it too.
+"""Writes what was measured into the pages of docs/ that show it; `make docs` does it too.
 
 python benchmarks/write_tables.py
 """
@@ -6,32 +6,50 @@ python benchmarks/write_tables.py
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import backend_matrix
 import methods_on_cifar
 import recorded_parity
 from evidence import rows
 
-PAGE = Path(__file__).parents[1] / "docs" / "does-it-teach.md"
+DOCS = Path(__file__).parents[1] / "docs"
 
 
-def main() -> None:
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-
-
-def filled(page: str) -> str:
-    """The page with each `<!-- name -->` ... `<!-- /name -->` holding its table."""
+def _teaching() -> Mapping[str, str]:
     trainings, parity = rows(methods_on_cifar.NAME), rows(recorded_parity.NAME)
-    tables = {
+    return {
         "methods": methods_on_cifar.table(trainings),
         "looks": methods_on_cifar.looks(trainings),
         "parity": recorded_parity.table(parity),
     }
-    for name, table in tables.items():
-        region = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+
+
+def _backends() -> Mapping[str, str]:
+    return {"matrix": backend_matrix.table(rows(backend_matrix.NAME))}
+
+
+PAGES: Mapping[str, Callable[[], Mapping[str, str]]] = {
+    "does-it-teach.md": _teaching,
+    "backends.md": _backends,
+}
+"""Page -> its tables by the name of their marks."""
+
+
+def main() -> None:
+    for name in PAGES:
+        page = DOCS / name
+        page.write_text(filled(name, page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def filled(name: str, page: str) -> str:
+    """The page with each `<!-- mark -->` ... `<!-- /mark -->` holding its table."""
+    for mark, table in PAGES[name]().items():
+        region = re.compile(f"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
         page, count = region.subn(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", page)
         if count != 1:
-            raise ValueError(f"{PAGE}: needs `<!-- {name} -->` and `<!-- /{name} -->` once")
+            raise ValueError(f"{name}: needs `<!-- {mark} -->` and `<!-- /{mark} -->` once")
     return page
 
 
