@@ -8,6 +8,9 @@ WORKERS ?= auto
 # Those of the devices mostly wait: for links that break, and for a device that notices.
 DEVICE_WORKERS ?= 2
 
+# Extras that `make test-backends` installs; `make test-backends BACKENDS=openvino,executorch,litert,ncnn` for more.
+BACKENDS ?= openvino,executorch
+
 CIFAR10 ?= benchmarks/.data/cifar10
 
 export ORT_DISABLE_TELEMETRY := 1
@@ -28,7 +31,7 @@ test-devices: .venv/ready ## real sshd, adbd, cables and emulated boards; says a
 	$(BIN)/python -m pytest -q -m devices -n $(DEVICE_WORKERS) --dist loadfile --no-loadscope-reorder tests/devices
 
 # The runtimes of the further backends are installed by this target alone: nothing else needs them.
-test-backends: .venv/backends ## export, run and compare in OpenVINO and ExecuTorch
+test-backends: .venv/backends-$(BACKENDS) ## export, run and compare in OpenVINO and ExecuTorch
 	$(BIN)/python -m pytest -q -m backends -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests/backends tests/pipeline
 
 lint: .venv/ready
@@ -60,8 +63,8 @@ setup: .venv/ready
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $@
 
-.venv/backends: .venv/ready
-	$(BIN)/pip install --quiet --editable ".[openvino,executorch]"
+.venv/backends-%: .venv/ready
+	$(BIN)/pip install --quiet --editable ".[$*]"
 	touch $@
 
 clean:

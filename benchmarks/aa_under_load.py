@@ -33,6 +33,7 @@ import onnx
 from evidence import append, rows
 from onnx import TensorProto, helper, numpy_helper
 
+from edgekd.measure.probes import Graph
 from edgekd.measure.protocol import Protocol, WarmUp
 from edgekd.pipeline.bench import Bench, run_bench
 from edgekd.store.store import Store
@@ -101,7 +102,7 @@ def networks(folder: Path, layers: int) -> tuple[Path, Path]:
 
 def compare(baseline: Path, other: Path, protocol: Protocol, folder: Path) -> dict[str, Any]:
     started = time.monotonic()
-    bench = Bench({"a": baseline, "b": other}, "a", LocalTarget(name="local"), protocol)
+    bench = Bench({"a": Graph(baseline), "b": Graph(other)}, "a", LocalTarget(name="local"), protocol)
     result = run_bench(bench, Store(folder / "store"), lambda event: None)
     (one,) = result.comparisons
     logs = [math.log(ratio) for ratio in one.estimate.detail["process_ratios"]]

@@ -80,7 +80,7 @@ def vit() -> nn.Module:
     """ViT-Ti/16: torchvision's class in its smallest published shape."""
     from torchvision.models import VisionTransformer
 
-    return VisionTransformer(
+    made = VisionTransformer(
         image_size=224,
         patch_size=16,
         num_layers=12,
@@ -89,6 +89,9 @@ def vit() -> nn.Module:
         mlp_dim=768,
         num_classes=100,
     )
+    made.heads[-1].reset_parameters()  # torchvision starts with zeros, and every logit would be 0
+    nn.init.normal_(made.class_token, std=0.02)  # nor has a trained one a range of nothing
+    return made
 
 
 def torchvision_network(name: str) -> Callable[[], nn.Module]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import backend_matrix
 import methods_on_cifar
+import qdq_linter_against_parser
 import recorded_parity
 from evidence import rows
 
@@ -30,9 +31,15 @@ def _backends() -> Mapping[str, str]:
     return {"matrix": backend_matrix.table(rows(backend_matrix.NAME))}
 
 
+def _tensorrt() -> Mapping[str, str]:
+    found = qdq_linter_against_parser.latest(rows(qdq_linter_against_parser.NAME))
+    return {"linter": qdq_linter_against_parser.table(found)}
+
+
 PAGES: Mapping[str, Callable[[], Mapping[str, str]]] = {
     "does-it-teach.md": _teaching,
     "backends.md": _backends,
+    "backends/tensorrt.md": _tensorrt,
 }
 """Page -> its tables by the name of their marks."""
 

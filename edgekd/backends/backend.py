@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekd.core.errors import MissingDependencyError, UsageError
+from edgekd.core.config import Config
+from edgekd.core.errors import MissingDependencyError, UnprovenVersionError, UsageError
 
 if TYPE_CHECKING:
     from edgekd.backends.source import Source
@@ -33,7 +34,7 @@ class Backend:
     package: str
     """An importable package of that group, by which it is known to be installed."""
     runtime: Path
-    """Source of the device side: one file (standard library, NumPy, the runtime) pushed beside the agent."""
+    """Source of the device side: a file (standard library, NumPy, the runtime) pushed beside the agent."""
     baseline: str
     """`() -> bytes`: a graph of one node, whose memory is the runtime's own."""
     libraries: tuple[str, ...]
@@ -55,6 +56,19 @@ class Backend:
     """
     profiles: tuple[str, ...] = ()
     """How it may want its quantized graphs."""
+    runtime_parts: tuple[Path, ...] = ()
+    """Further files that `runtime` imports, pushed beside it under their own names, as `<backend>_*.py`."""
+    options: type[Config] = Config
+    """What a recipe may ask of an export beyond what all backends have; its fields are the keys."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Distribution -> specifiers (PEP 440) of the versions that this was proven with, here and on devices."""
+    opening_s: float = 0.0
+    """How much longer than any other call one may take that opens an artifact, which is built there first."""
+
+    @property
+    def device_files(self) -> tuple[Path, ...]:
+        """All source of the device side."""
+        return (self.runtime, *self.runtime_parts)
 
     def files_of(self, path: Path) -> tuple[Path, ...]:
         """An artifact's file and those beside it that there are: a graph without weights needs none."""
@@ -66,7 +80,8 @@ class Backend:
         return sum(file.stat().st_size for file in self.files_of(path))
 
     def export(self, source: Source, path: Path) -> dict[str, Any]:
-        """Write `source` to `path`; facts of the file. Raises `MissingDependencyError` without its extra."""
+        """Write `source` to `path`; facts of the file. Raises `MissingDependencyError` as `require` does."""
+        self.require()
         facts = self._call(self.exporter, source, path)
         assert isinstance(facts, dict)
         return facts
@@ -78,11 +93,29 @@ class Backend:
         return graph
 
     def require(self) -> None:
-        """Raise `MissingDependencyError` when exporting cannot work here; imports no library."""
+        """Raise `MissingDependencyError` when exporting cannot work here; imports no library.
+
+        That is `UnprovenVersionError` where a library, or one of the converter's, is out of range.
+        """
+        from edgekd.backends.dependencies import installed
+
         if find_spec(self.package) is None:
-            raise self._missing(self.package)
+            raise MissingDependencyError(self.package, extra=self.extra, where=self._where)
+        self._check_range(installed(self.versions), _in_pip)
         if self.environment is not None:
-            importlib.import_module(self.environment).python()
+            environment = importlib.import_module(self.environment)
+            self._check_range(environment.versions(), lambda _: str(environment.FIX))
+
+    def load_exporter(self) -> None:
+        """Import what exports. Raises `MissingDependencyError`, and `BrokenDependencyError` where a library
+        is installed and cannot be imported."""
+        self._imported(self.exporter)
+
+    def out_of_range(self, found: Mapping[str, str]) -> list[str]:
+        """What of these versions, as a runtime or pip tells them, this was not proven with."""
+        from edgekd.backends.dependencies import out_of_range
+
+        return [*out_of_range(found, self.versions).values()]
 
     def converter_versions(self) -> dict[str, str]:
         """Of what converts in an environment of its own. Raises `MissingDependencyError`."""
@@ -99,15 +132,41 @@ class Backend:
         assert isinstance(made, Path)
         return made
 
-    def _call(self, target: str, *arguments: object) -> object:
-        # Inside a function too: a backend may import its libraries where it needs them.
+    @property
+    def _where(self) -> str:
+        return f"backend `{self.name}`"
+
+    def _check_range(self, found: Mapping[str, str], fix: Callable[[Mapping[str, str]], str]) -> None:
+        from edgekd.backends.dependencies import out_of_range
+
+        unproven = out_of_range(found, self.versions)
+        if unproven:
+            wanted = {name: self.versions[name] for name in unproven}
+            raise UnprovenVersionError("; ".join(unproven.values()), where=self._where, fix=fix(wanted))
+
+    def _imported(self, target: str) -> Callable[..., object]:
         module_name, _, attribute = target.partition(":")
         try:
-            return getattr(importlib.import_module(module_name), attribute)(*arguments)
-        except ModuleNotFoundError as error:
-            if (error.name or "edgekd").partition(".")[0] == "edgekd":
-                raise
-            raise self._missing(str(error.name)) from error
+            found: Callable[..., object] = getattr(importlib.import_module(module_name), attribute)
+        except (ImportError, OSError) as error:  # a shared library that ctypes cannot load is an OSError
+            raise self._unusable(error) from error
+        return found
 
-    def _missing(self, package: str) -> MissingDependencyError:
-        return MissingDependencyError(package, extra=self.extra, where=f"backend `{self.name}`")
+    def _call(self, target: str, *arguments: object) -> object:
+        function = self._imported(target)
+        try:
+            return function(*arguments)
+        except ImportError as error:  # a backend may import its libraries where it needs them
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: ImportError | OSError) -> Exception:
+        from edgekd.backends.dependencies import import_error
+
+        name = getattr(error, "name", None) or ""
+        if name.partition(".")[0] == "edgekd":
+            return error
+        return import_error(error, extra=self.extra, where=self._where)
+
+
+def _in_pip(wanted: Mapping[str, str]) -> str:
+    return "pip install " + " ".join(f"'{name}{specifiers}'" for name, specifiers in wanted.items())

@@ -1,12 +1,13 @@
-"""A backend, and a placement of quantizers, as recipes name them."""
+"""A backend, its options and a placement of quantizers, as recipes name them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, ValidationError
 
+from edgekd.backends.backend import Backend
 from edgekd.backends.catalogue import BACKENDS
 from edgekd.backends.profile import PROFILES
 from edgekd.core.errors import UsageError
@@ -27,3 +28,16 @@ AUTO = "auto"
 BackendName = Annotated[str, AfterValidator(_known_to(BACKENDS))]
 ProfileName = Annotated[str, AfterValidator(_known_to(PROFILES, AUTO))]
 """Of a placement, or `auto`: that of the backend that ships."""
+
+
+def checked_options(backend: Backend, written: Mapping[str, Any]) -> dict[str, Any]:
+    """What is written of a backend's options, the others with their defaults.
+
+    Raises `ValueError` that names what does not exist or is of the wrong kind, and the options there are.
+    """
+    try:
+        return backend.options.model_validate(written).model_dump()
+    except ValidationError as error:
+        problems = [f"`{problem['loc'][0]}`: {problem['msg']}" for problem in error.errors()]
+        legal = ", ".join(backend.options.model_fields) or "none"
+        raise ValueError(f"{backend.name}: {'; '.join(problems)}; its options: {legal}") from None

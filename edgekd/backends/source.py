@@ -12,7 +12,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from torch import nn
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,11 @@ class Source:
     metadata: Mapping[str, str] = field(default_factory=dict)
     """Labels, preprocessing and the like, for formats that have a place for them."""
     calibration: Callable[[], Iterator[npt.NDArray[np.float32]]] | None = None
-    """Preprocessed training images `[N, C, H, W]`, for a converter that chooses integers itself."""
+    """Preprocessed training images `[N, C, H, W]`, for a converter that chooses integers itself, and for what
+    the exported file is compared on."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of this backend alone, as its `Backend.options` has them; absent ones have their defaults."""
 
     def facts(self) -> dict[str, Any]:
         """What every artifact made of it has in common."""

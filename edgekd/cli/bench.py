@@ -11,7 +11,12 @@ from edgekd.cli.options import DEFAULT_STORE, JsonOption, StoreOption, WaitOptio
 
 
 def command(
-    models: Annotated[list[Path], typer.Argument(help="Two or more ONNX files; the first is the baseline.")],
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Two or more files of any backend (.onnx, .xml, .pte, ...); the first is the baseline."
+        ),
+    ],
     target: Annotated[str, typer.Option(help="Where: a name of edgekd-devices.yaml, or local.")] = "local",
     profile: Annotated[
         str, typer.Option("--profile", "--protocol", help="smoke, rapid, quick, normal or mlperf.")
@@ -19,6 +24,13 @@ def command(
     baseline: Annotated[
         str | None, typer.Option(help="The model that the others are compared with; default: the first.")
     ] = None,
+    backend: Annotated[
+        list[str],
+        typer.Option(
+            help="In whose runtime a file runs that several take, as .onnx (onnx, tensorrt); default: onnx. "
+            "Several: in each of them."
+        ),
+    ] = [],  # noqa: B006 - typer reads it, and nothing changes it
     images: Annotated[
         Path | None,
         typer.Option(
@@ -50,7 +62,9 @@ def command(
     store: StoreOption = DEFAULT_STORE,
     json_: JsonOption = False,
 ) -> int:
-    """Time ONNX files side by side and say which is faster, or that it cannot be told. Needs no torch.
+    """Time files side by side, each in its own runtime, and say which is faster, or that it cannot be told.
+
+    The suffix tells whose file it is; `edgekd list backends` names the formats. Needs no torch.
 
     All models are timed in every round of every process, so that what disturbs one disturbs all. A pair is
     `faster` or `slower` only if the interval over processes excludes 1 and the difference is at least 1 %;
@@ -64,12 +78,12 @@ def command(
 
     from edgekd.cli.display import display
     from edgekd.pipeline.bench import Bench, find_target, protocol_of, run_bench
-    from edgekd.pipeline.bench_models import find_baseline, name_models
+    from edgekd.pipeline.bench_files import find_baseline, name_models
     from edgekd.report.comparison import comparison_text
     from edgekd.report.render import encodable
     from edgekd.store.store import Store
 
-    named = name_models(models)
+    named = name_models(models, backend)
     bench = Bench(
         models=named,
         baseline=find_baseline(baseline, named),

@@ -152,7 +152,12 @@ def doctor(name: NameArgument, json_: JsonOption = False) -> int:
     found = look(target)
     checks = examine(target, found)
     if json_:
-        typer.echo(json.dumps({"checks": [asdict(check) for check in checks], "facts": found.facts}))
+        runtimes = asdict(found.runtimes) if found.runtimes else None
+        typer.echo(
+            json.dumps(
+                {"checks": [asdict(one) for one in checks], "facts": found.facts, "runtimes": runtimes}
+            )
+        )
     else:
         for check in checks:
             typer.echo(f"{check.state:<5} {check.text}")

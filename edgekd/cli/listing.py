@@ -51,6 +51,9 @@ def _list_names(family: str, name: str | None, json_: bool) -> None:
     for row in rows:
         needs = f"  [needs {row['needs']}]" if row.get("needs") else ""
         typer.echo(f"{row['name']:<{width}}  {row['summary']}{needs}")
+        if name is not None:
+            for library, range_ in row.get("proven_with", {}).items():
+                typer.echo(f"{'':<{width}}  proven with {library} {range_}")
 
 
 def _named(name: str, rows: list[dict[str, Any]], family: str) -> dict[str, Any]:
@@ -116,7 +119,16 @@ def _targets(family: str) -> list[dict[str, Any]]:
     ]
 
 
+def _backends(family: str) -> list[dict[str, Any]]:
+    from edgekd.backends.catalogue import BACKENDS
+
+    return [
+        {**row, "proven_with": dict(BACKENDS.load(row["name"]).versions)} for row in _registry_rows(family)
+    ]
+
+
 _LISTERS: Mapping[str, Callable[[str], list[dict[str, Any]]]] = {
+    "backends": _backends,
     "models": _models,
     "recipes": _recipes,
     "targets": _targets,

@@ -30,6 +30,7 @@ from edgekd.cli import (
     gate,
     history,
     init,
+    kit,
     listing,
     measure,
     plan,
@@ -99,6 +100,7 @@ app.command("schema", rich_help_panel="About")(schema.command)
 app.command("setup", rich_help_panel="About")(setup.command)
 app.command("doctor", rich_help_panel="About")(doctor.command)
 app.add_typer(device.app, name="device", rich_help_panel="Devices")
+app.add_typer(kit.app, name="kit", rich_help_panel="Devices")
 app.add_typer(store.app, name="store", rich_help_panel="About")
 
 

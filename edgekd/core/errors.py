@@ -10,6 +10,8 @@
     +-- TargetError                 4   a target was lost
     +-- StoreError                  5   store or disk
     +-- MissingDependencyError      6   names the extra to install
+    |   +-- UnprovenVersionError    6   installed in a version that is out of range
+    |   +-- BrokenDependencyError   6   installed, and cannot be imported
     +-- DivergedError               7   training produced a non-finite loss
     +-- StoppedError               75   stopped at --max-time, resumable
 
@@ -118,6 +120,27 @@ class MissingDependencyError(EdgekdError):
             f"this needs the package `{package}`, which is not installed",
             where=where,
             fix=f"pip install 'edgekd[{extra}]'",
+        )
+
+
+class UnprovenVersionError(MissingDependencyError):
+    """Installed in a version that nothing here was proven with; `what` names it and the range."""
+
+    def __init__(self, what: str, *, where: str, fix: str) -> None:
+        EdgekdError.__init__(self, what, where=where, fix=fix)
+
+
+class BrokenDependencyError(MissingDependencyError):
+    """A distribution is installed, and importing it fails: half an upgrade, a shared library that is gone."""
+
+    def __init__(self, distribution: str, error: BaseException, *, where: str) -> None:
+        said = next(iter(str(error).strip().splitlines()), "")
+        EdgekdError.__init__(
+            self,
+            f"`{distribution}` is installed, and importing it fails: {type(error).__name__}: {said}",
+            where=where,
+            fix=f"pip install --force-reinstall --no-deps {distribution}; "
+            "where a shared library is missing, install that with the system's packages",
         )
 
 

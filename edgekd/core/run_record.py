@@ -11,6 +11,7 @@
       evalsets/DIGEST      link to an evaluation set in the store
       session/             what the final session leaves: <target>/<row>.logits.npy (float32 [N, C]),
                            <target>/latency.json (raw samples by process and row)
+      kits/DIGEST.json     what came back of a kit that ran on a device out of reach
       report/              report.html, report.json, report.md, junit.xml
 
 Events that reports read: `epoch` (step, epoch, num_epochs, seconds, learning_rate, train: {term: value},

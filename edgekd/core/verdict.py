@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from edgekd.core.config import Config
 from edgekd.core.measurement import Measurement, Quantity
 
 Outcome = Literal["pass", "fail", "inconclusive"]
+
+ANY_TARGET = "any"
+"""The target of a limit on what does not depend on the device: the artifact's size."""
 
 EXIT_CODES: dict[Outcome, int] = {"pass": 0, "fail": 1, "inconclusive": 3}
 
@@ -23,6 +27,15 @@ class Limit(Config):
     """Name of the subject compared with (`teacher`, `student`, `release`), for paired quantities."""
     source: str = ""
     """How the recipe wrote it, for messages: `gate.accuracy_drop.max = 1.0pt`."""
+
+
+def outcome_of(limit: Limit, low: float, high: float) -> Outcome:
+    """Whether `[low, high]` is wholly inside the limit's closed legal region, wholly outside, or neither."""
+    floor = -math.inf if limit.min is None else limit.min
+    ceiling = math.inf if limit.max is None else limit.max
+    if low >= floor and high <= ceiling:
+        return "pass"
+    return "fail" if high < floor or low > ceiling else "inconclusive"
 
 
 class LimitResult(Config):

@@ -50,6 +50,9 @@ VERSION = 1
 _INPUT_BYTES_MAX = 256 << 20
 _CACHE_BYTES_GUESS = 32 << 20
 _CLOCK_EVERY_NS = 200_000_000
+_MOST_COMPUTED = 500
+BROKEN = "importing it fails"
+"""Said of a runtime that is there and cannot be used."""
 _OTHER_FILES = ("facts", "sensors")
 """Of agent_NAME.py beside it: those that are no mode."""
 
@@ -77,7 +80,7 @@ def facts() -> dict[str, Any]:
 
 
 def runtime_module(name: str) -> Any:
-    """Import the backend's runtime file once; raises `AbsentError` where its runtime is not installed."""
+    """Import the backend's runtime file once; raises `AbsentError` where its runtime is absent or broken."""
     if name not in sys.modules:
         specification = importlib.util.spec_from_file_location(name, name + ".py")
         if specification is None or specification.loader is None or not Path(name + ".py").is_file():
@@ -85,10 +88,16 @@ def runtime_module(name: str) -> Any:
         module = importlib.util.module_from_spec(specification)
         try:
             specification.loader.exec_module(module)
-        except ImportError as error:
-            raise AbsentError(str(error)) from error
+        except (ImportError, OSError) as error:  # a shared library that ctypes cannot load is an OSError
+            raise AbsentError(unusable(error)) from error
         sys.modules[name] = module
     return sys.modules[name]
+
+
+def unusable(error: BaseException) -> str:
+    """Of a runtime that cannot be imported: it is absent, or broken."""
+    said = (str(error).strip().splitlines() or [""])[0]
+    return said if isinstance(error, ModuleNotFoundError) else f"{BROKEN}: {said}"
 
 
 def check_digest(artifact: dict[str, Any]) -> None:
@@ -247,6 +256,12 @@ class Timed:
                 self.warm_up = {"runs": len(runs), "s": spent / 1e9, "settled": settled}
                 return
 
+    def compute_ms(self) -> list[float]:
+        """Where the runtime tells: milliseconds of the computation alone, without copies and starting it,
+        in runs of their own after the timed ones; else none."""
+        tell = getattr(self.graph, "compute_ms", None)
+        return [] if tell is None else list(tell(min(sum(map(len, self.blocks)), _MOST_COMPUTED)))
+
     def report(self) -> dict[str, Any]:
         return {
             "blocks_ns": self.blocks,
@@ -254,6 +269,7 @@ class Timed:
             "first_run_ms": self.first_run_ms,
             "warm_up": self.warm_up,
             "num_inputs": len(self.inputs),
+            "compute_ms": self.compute_ms(),
         }
 
 

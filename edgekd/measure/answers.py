@@ -72,7 +72,7 @@ class Asked:
         self._profiles: dict[str, Mapping[str, Any]] = {}
         self._gathered: dict[str, GatheredLogits] = {}
         self.absent: dict[str, str] = {}
-        """Backend -> why its runtime is not on the device: nothing of it was answered."""
+        """Subject -> why the device has no runtime for it: nothing of it was answered."""
 
     def ask(self, key: str, text: str) -> None:
         """Ask for all parts that are not remembered under `key` and what belongs to each; `text` is shown.
@@ -89,13 +89,13 @@ class Asked:
                     self._try(key, text, item, part, last=item is self._present(items)[-1])
 
     def _present(self, items: Sequence[Item]) -> list[Item]:
-        return [item for item in items if item.subject.backend not in self.absent]
+        return [item for item in items if item.subject.name not in self.absent]
 
     def _try(self, key: str, text: str, item: Item, part: Part, *, last: bool) -> None:
         try:
             self._part(key, text, item, part, last=last)
         except AbsentRuntimeError as error:
-            self.absent[item.subject.backend] = error.what
+            self.absent[item.subject.name] = error.what
 
     def logits(self, item: Item) -> Logits:
         """All rows float32 `[N, C]` of an item, in the order of its images."""

@@ -76,6 +76,8 @@ class _Assembly:
         counted = accuracy.accuracy(*mine)
         counted.detail["kernels"] = dict(answers.ops)
         counted.detail["precisions"] = dict(answers.precisions)
+        counted.detail["unexpected"] = list(answers.unexpected)
+        counted.detail.update(answers.engine)
         counted.detail["predictions_sha256"] = accuracy.digest(answers.predicted)
         compared = self._compared_with_host()
         remarks = (*self._lacking(self.subject), *(compared.notes if compared else ()))
@@ -119,7 +121,7 @@ class _Assembly:
         for subject in (self.subject, against):
             if subject is not None and subject.name in self.found.absent:
                 reason = self.found.absent[subject.name]
-                return f"the runtime of `{subject.name}` is not on this device: {reason}"
+                return f"the runtime of `{subject.name}` cannot run on this device: {reason}"
         return None
 
     def _missing(self, against: Subject | None = None) -> Estimate:

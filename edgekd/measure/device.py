@@ -22,6 +22,8 @@ _TAIL_CHARACTERS = 2000
 _TIMEOUT = b"Timeout ("
 """What Python's faulthandler says first when the agent's own deadline ends it."""
 _HOME = Path(agent.__file__).parent
+_RUNTIME = "runtime_"
+"""What the module of a backend's runtime is called on the device, before the backend's name."""
 _ALWAYS = ("agent_facts.py", "agent_sensors.py")
 """Files that the agent is never without."""
 _UNTIMED = ("facts", "accuracy")
@@ -58,17 +60,18 @@ class Device:
 
         Raises `ModelError` when there is no such file.
         """
-        digest = _digest(path)
-        _, *others = BACKENDS.load(backend).files_of(path)
+        digest, described = _digest(path), BACKENDS.load(backend)
+        _, *others = described.files_of(path)
         # Under the name of the file that they belong to, whose digest stands for theirs.
         digests = [_digest(other) for other in others]
-        beside = [self._push_once(other, digest, other.suffix) for other in others]
+        beside = [self._push_once(other, digest, other.name[len(path.stem) :]) for other in others]
         return {
             "name": name,
             "path": self._push_once(path, digest, path.suffix),
             "sha256": digest,
             "beside": dict(zip(beside, digests, strict=True)),
             "runtime": self.runtime(backend),
+            "opening_s": described.opening_s,
             "images": None if images is None else self._push_once(images, _digest(images), ".npy"),
             "preprocess": None if preprocess is None else preprocess.model_dump(mode="json"),
         }
@@ -92,8 +95,9 @@ class Device:
 
         Raises `ModelError` for a graph and `DataError` for images that the agent refuses,
         `AbsentRuntimeError` where the backend cannot run, `TargetError` when the agent dies, answers nothing
-        readable or takes longer than `deadline_s`.
+        readable or takes longer than `deadline_s` and what the backends of `artifacts` need to open them.
         """
+        deadline_s += sum(artifact.get("opening_s", 0.0) for artifact in artifacts)
         further = _HOME / f"agent_{mode}.py"
         if further.is_file():
             self._push_module(further, further.name)
@@ -116,7 +120,23 @@ class Device:
                 timeout_s=deadline_s + _GRACE_S,
                 env={"ORT_DISABLE_TELEMETRY": "1"},
             )
-        return self._answer(finished, deadline_s)
+        return self._of_proven_runtimes(self._answer(finished, deadline_s), artifacts)
+
+    def _of_proven_runtimes(
+        self, answer: dict[str, Any], artifacts: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """The answer, a runtime that is out of its backend's range being as one that is absent.
+
+        Raises `AbsentRuntimeError` where one of `artifacts` ran in it.
+        """
+        told = answer["versions"]
+        unproven = {runtime: _out_of_range(runtime, told[runtime]) for runtime in told}
+        unproven = {runtime: reason for runtime, reason in unproven.items() if reason}
+        for artifact in artifacts:
+            if artifact["runtime"] in unproven:
+                raise AbsentRuntimeError(unproven[artifact["runtime"]], where=self.target.name)
+        kept = {runtime: versions for runtime, versions in told.items() if runtime not in unproven}
+        return {**answer, "versions": kept, "absent": {**answer.get("absent", {}), **unproven}}
 
     def pull(self, remote: str, local: Path) -> None:
         """Fetch a file that the agent wrote; raises `TargetError`."""
@@ -144,8 +164,10 @@ class Device:
 
     def runtime(self, backend: str) -> str:
         """The module name of the backend's runtime on the device, after pushing it."""
-        name = f"runtime_{backend}"
-        self._push_module(BACKENDS.load(backend).runtime, f"{name}.py")
+        name, described = f"{_RUNTIME}{backend}", BACKENDS.load(backend)
+        for part in described.runtime_parts:
+            self._push_module(part, part.name)
+        self._push_module(described.runtime, f"{name}.py")
         return name
 
     def _answer(self, finished: Finished, deadline_s: float) -> dict[str, Any]:
@@ -161,6 +183,11 @@ class Device:
             return line
         error = line.get("error") or {"kind": "internal", "message": _ending(finished)}
         raise _ERRORS.get(error["kind"], TargetError)(error["message"], where=self.target.name)
+
+
+def _out_of_range(runtime: str, versions: Mapping[str, str]) -> str:
+    """What of a runtime's versions its backend was not proven with, in one line; empty for nothing."""
+    return "; ".join(BACKENDS.load(runtime[len(_RUNTIME) :]).out_of_range(versions))
 
 
 def read_line(stdout: bytes) -> dict[str, Any] | None:

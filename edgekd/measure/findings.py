@@ -51,6 +51,9 @@ class Answers:
     ops: Mapping[str, int]
     precisions: Mapping[str, int] = field(default_factory=dict)
     """What the kernels computed in -> how many did, as far as the runtime tells."""
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    """Of a runtime that builds on the device: `engine` (where it came from), and `untold`, the layers that it
+    does not say the precision of."""
     unknown: int = 0
     """Classes of the session that the subject does not know: it gets none of their images right."""
 

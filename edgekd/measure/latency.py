@@ -49,8 +49,19 @@ def p50(
     """Geometric mean over processes of the median in ms, Student-t interval over processes."""
     value, interval = statistics.mean_of_logs(process_percentiles(processes, name, 0.5), level=level)
     problems = (*shortage(processes, name, protocol), *noise(processes, name))
-    detail = describe(processes, name)
+    detail = {**describe(processes, name), **computed(processes, name)}
     return Estimate(value, interval, detail["n"], detail, problems, _unsettled(processes, name))
+
+
+def computed(processes: Sequence[Process], name: str) -> dict[str, Any]:
+    """The computation alone, where the runtime tells: `compute_p50_ms`, the geometric mean over processes of
+    the median, and `process_compute_p50_ms`. Host to host is what the latencies are."""
+    told = [process["graphs"][name].get("compute_ms") for process in processes]
+    medians = [float(np.median(times)) for times in told if times]
+    if not medians or len(medians) < len(processes) or min(medians) <= 0:
+        return {}
+    value, _ = statistics.mean_of_logs(medians)
+    return {"compute_p50_ms": value, "process_compute_p50_ms": medians}
 
 
 def p90(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,24 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekd.backends.catalogue import BACKENDS
-from edgekd.core.errors import AbsentRuntimeError, UsageError
+from edgekd.core.errors import AbsentRuntimeError, MissingDependencyError, UsageError
 from edgekd.core.measurement import Interval
 from edgekd.core.preprocess import Preprocess
 from edgekd.core.seed import derive
-from edgekd.measure import latency
+from edgekd.measure import agent, latency
 from edgekd.measure.accuracy import Logits, read_array
 from edgekd.measure.device import open_device
+from edgekd.measure.estimate import Estimate
 from edgekd.measure.protocol import PROTOCOLS, Protocol
 from edgekd.targets.target import Target
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An artifact's file and the runtime that runs it."""
+
+    path: Path
+    backend: str = "onnx"
 
 
 @dataclass(frozen=True)
@@ -36,17 +44,48 @@ class GraphTime:
     device: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Timing:
+    """Graphs that were timed interleaved in the same processes on one target."""
+
+    processes: Sequence[latency.Process]
+    protocol: Protocol
+    device: Mapping[str, Any]
+
+    def of(self, name: str) -> GraphTime:
+        found = latency.p50(self.processes, name, self.protocol)
+        assert found.value is not None
+        return GraphTime(found.value, found.detail["spread"], found.interval, found.detail, self.device)
+
+    def speedup(self, name: str, against: str) -> Estimate:
+        """Time of `against` over time of `name`, paired round by round."""
+        return latency.speedup(self.processes, name, against, self.protocol)
+
+
 def time_graphs(
-    paths: Mapping[str, Path],
+    graphs: Mapping[str, Graph],
     target: Target,
     protocol: Protocol,
     *,
     seed: int,
-    backend: str = "onnx",
     images: Path | None = None,
     preprocess: Preprocess | None = None,
 ) -> dict[str, GraphTime]:
-    """Time all graphs interleaved in `protocol.num_processes` fresh processes; name -> its time.
+    """What `timing_of` finds of every graph; name -> its time."""
+    timing = timing_of(graphs, target, protocol, seed=seed, images=images, preprocess=preprocess)
+    return {name: timing.of(name) for name in graphs}
+
+
+def timing_of(
+    graphs: Mapping[str, Graph],
+    target: Target,
+    protocol: Protocol,
+    *,
+    seed: int,
+    images: Path | None = None,
+    preprocess: Preprocess | None = None,
+) -> Timing:
+    """Time all graphs interleaved in `protocol.num_processes` fresh processes.
 
     Without `images` (uint8 .npy `[N, H, W, C]`, which all graphs must accept) inputs are random numbers.
     Raises `UsageError` on an emulated target, whose times rank nothing, `ModelError` for a graph that does
@@ -54,8 +93,8 @@ def time_graphs(
     """
     with open_device(target) as device:
         entries = [
-            device.artifact(name, path, backend=backend, images=images, preprocess=preprocess)
-            for name, path in paths.items()
+            device.artifact(name, graph.path, backend=graph.backend, images=images, preprocess=preprocess)
+            for name, graph in graphs.items()
         ]
         answers = [
             device.call(
@@ -69,9 +108,8 @@ def time_graphs(
     facts = answers[0]["facts"]
     if facts["emulated"]:
         raise UsageError(f"times on an emulated device rank nothing ({facts['emulated']})", where=target.name)
-    processes = [answer["result"] for answer in answers]
     device_facts = {**facts, "target": target.facts(), "versions": answers[0]["versions"]}
-    return {name: _time(processes, name, protocol, device_facts) for name in paths}
+    return Timing([answer["result"] for answer in answers], protocol, device_facts)
 
 
 def smoke_latency(
@@ -84,8 +122,18 @@ def smoke_latency(
 ) -> GraphTime:
     """The time of one graph by the shortest profile, for progress lines."""
     protocol = PROTOCOLS["smoke"]
-    found = time_graphs({"graph": path}, target, protocol, seed=seed, images=images, preprocess=preprocess)
+    found = time_graphs(
+        {"graph": Graph(path)}, target, protocol, seed=seed, images=images, preprocess=preprocess
+    )
     return found["graph"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an artifact said of images, and which of its kernels ran elsewhere than it declares."""
+
+    logits: Logits
+    unexpected: Sequence[str]
 
 
 def predict(
@@ -97,6 +145,19 @@ def predict(
     backend: str = "onnx",
     batch: int = 1,
 ) -> Logits:
+    """The logits of `ask` alone."""
+    return ask(path, images, preprocess, target, backend=backend, batch=batch).logits
+
+
+def ask(
+    path: Path,
+    images: npt.NDArray[np.uint8],
+    preprocess: Preprocess,
+    target: Target,
+    *,
+    backend: str = "onnx",
+    batch: int = 1,
+) -> Answer:
     """Logits float32 `[N, C]` of uint8 images `[N, H, W, C]` from the artifact, run on the target.
 
     Raises `ModelError` for a graph and `DataError` for images that do not fit it, `TargetError`.
@@ -105,9 +166,10 @@ def predict(
         stored = Path(folder, "images.npy")
         np.save(stored, images, allow_pickle=False)
         entry = device.artifact("graph", path, backend=backend, images=stored, preprocess=preprocess)
-        device.call("accuracy", [entry], out="logits.npy", batch=batch)
+        answer = device.call("accuracy", [entry], out="logits.npy", batch=batch)
         device.pull("logits.npy", Path(folder, "logits.npy"))
-        return read_array(Path(folder, "logits.npy"))
+        unexpected = [str(one) for one in answer["result"]["profile"]["unexpected"]]
+        return Answer(read_array(Path(folder, "logits.npy")), unexpected)
 
 
 def device_facts(
@@ -135,19 +197,20 @@ def device_facts(
 
 def absent_runtime(target: Target, backend: str, reason: str) -> AbsentRuntimeError:
     """What is wrong and what to do about it."""
-    if target.kind != "local":
-        fix = f"edgekd device setup {target.name} --backend {backend}"
-    elif find_spec(BACKENDS.load(backend).package) is None:
-        fix = f"pip install 'edgekd[{BACKENDS.load(backend).extra}]'"
-    else:
-        fix = "name a target that has it (`edgekd device add`), or put another backend first"
     title = BACKENDS.load(backend).title
-    return AbsentRuntimeError(f"{title} is not on this device: {reason}", where=target.name, fix=fix)
+    return AbsentRuntimeError(
+        f"{title} cannot run on this device: {reason}", where=target.name, fix=_fix(target, backend, reason)
+    )
 
 
-def _time(
-    processes: list[latency.Process], name: str, protocol: Protocol, device: Mapping[str, Any]
-) -> GraphTime:
-    found = latency.p50(processes, name, protocol)
-    assert found.value is not None
-    return GraphTime(found.value, found.detail["spread"], found.interval, found.detail, device)
+def _fix(target: Target, backend: str, reason: str) -> str:
+    if target.kind != "local":
+        return f"edgekd device setup {target.name} --backend {backend}"
+    try:
+        BACKENDS.load(backend).require()
+    except MissingDependencyError as error:
+        return error.fix or ""
+    if agent.BROKEN in reason:
+        packages = [name for name in BACKENDS.load(backend).device_packages if name != "numpy"]
+        return f"pip install --force-reinstall --no-deps {' '.join(packages)}"
+    return "name a target that has it (`edgekd device add`), or put another backend first"

@@ -154,10 +154,8 @@ class _Work:
             self.found.answers[item.subject.name] = self._answers(item, asked)
 
     def _leave_out(self, absent: Mapping[str, str]) -> None:
-        """The items of these backends; where none is left, the device itself has not told what it is yet."""
-        for item in self.items:
-            if item.subject.backend in absent:
-                self.found.absent[item.subject.name] = absent[item.subject.backend]
+        """These items, by name; where none is left, the device itself has not told what it is yet."""
+        self.found.absent.update(absent)
         self.items = [item for item in self.items if item.subject.name not in self.found.absent]
         self._graphs = {key: item for key, item in self._graphs.items() if item in self.items}
         if not self.items:
@@ -173,6 +171,7 @@ class _Work:
             profile["unexpected"],
             profile["ops"],
             profile.get("precisions", {}),
+            {key: profile[key] for key in ("engine", "untold") if key in profile},
             len(self.labels) - len(own),
         )
 

@@ -152,10 +152,12 @@ def _in_company(case: Case, images: Images, alone: Logits) -> Iterator[Finding]:
     if count == 0:
         return
     try:
-        together = Asker(case.graph, batch=_COMPANY).outputs(images[:count], case.preprocess)
+        asker = Asker(case.graph, batch=_COMPANY)
     except (ArtifactError, ValueError):
         return  # its batch is fixed to one image: it is never in company
-    except Exception as error:  # ONNX Runtime's own exceptions share no public base
+    try:
+        together = asker.outputs(images[:count], case.preprocess)
+    except ArtifactError as error:
         yield _no_batches(case, error)
         return
     changed = _changed(alone[:count], together) if together.shape == alone[:count].shape else count

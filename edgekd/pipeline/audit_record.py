@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from edgekd.backends.catalogue import BACKENDS
 from edgekd.backends.onnx.adapt import adapt
 from edgekd.core.artifact import Artifact
 from edgekd.core.digest import of_data
@@ -55,7 +56,7 @@ def graph_artifact(subject: Subject, own: tuple[str, ...], store: Store) -> Arti
             kind="graph",
             facts=_facts(subject, own, changes, folder / GRAPH),
             folder=folder,
-            files=[GRAPH],
+            files=[path.name for path in BACKENDS.load("onnx").files_of(folder / GRAPH)],
             ingredients={},
         )
         store.discard_work(key)
@@ -71,7 +72,7 @@ def _facts(subject: Subject, own: tuple[str, ...], changes: Sequence[str], path:
         "preprocess": subject.preprocess.model_dump(mode="json"),
         "fitting": subject.fitting.model_dump(mode="json"),
         "labels": list(own),
-        "size_bytes": path.stat().st_size,
+        "size_bytes": BACKENDS.load("onnx").size_of(path),
         "operators": subject.anatomy.operators,
         "audited_sha256": subject.sha256,
         "changes": list(changes),

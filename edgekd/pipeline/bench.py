@@ -1,4 +1,4 @@
-"""Times ONNX files of anyone side by side on one target, and says which is faster or that it cannot tell."""
+"""Times files of any backend side by side on one target, and says which is faster or that it cannot tell."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from edgekd.backends.catalogue import BACKENDS
 from edgekd.core.digest import of_data, of_file
 from edgekd.core.durable import disk_error
 from edgekd.core.errors import TargetError, UsageError
@@ -28,9 +29,9 @@ from edgekd.measure.compare import Comparison, Design, Expectation, compare, mee
 from edgekd.measure.device import Device, open_device, wrong_device
 from edgekd.measure.estimate import Estimate
 from edgekd.measure.findings import Findings, utc_now
-from edgekd.measure.probes import absent_runtime
+from edgekd.measure.probes import Graph, absent_runtime
 from edgekd.measure.protocol import Protocol, find_protocol
-from edgekd.pipeline.bench_models import Model, prepare
+from edgekd.pipeline.bench_models import Model, made_ready
 from edgekd.pipeline.history.record import Occasion, record
 from edgekd.pipeline.keys import code_digest
 from edgekd.pipeline.surroundings import stable_digest
@@ -40,7 +41,7 @@ from edgekd.store.store import Store
 from edgekd.targets.devices_file import DEVICES_FILE, read_targets, select_targets
 from edgekd.targets.target import Target
 
-_CODE = ("edgekd.measure", "edgekd.backends.onnx.runtime")
+_CODE = ("edgekd.measure", "edgekd.backends.onnx")  # which adapts what others wrote
 _WORST: tuple[Outcome, ...] = ("fail", "inconclusive", "pass")
 
 
@@ -52,7 +53,7 @@ class Bench:
     session grows, look by look, up to `protocol.most_processes`.
     """
 
-    models: Mapping[str, Path]
+    models: Mapping[str, Graph]
     baseline: str
     target: Target
     protocol: Protocol
@@ -66,6 +67,10 @@ class Bench:
             raise UsageError(f"a session grows up to {most} processes", where="--until-decided")
         if self.until_decided and weakness:
             raise UsageError(f"nothing is ever decided: {weakness}", where="--until-decided")
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(graph.backend for graph in self.models.values()))
 
     @property
     def design(self) -> Design:
@@ -151,9 +156,12 @@ def run_bench(bench: Bench, store: Store | None, emit: Emit) -> Result:
     device, whose times say nothing, `TargetError` for a lost or wrong one, `ModelError` and `DataError`.
     """
     with open_device(bench.target) as device:
-        facts = _look(bench.target, device)
+        facts = _look(bench, device)
         with _workplace(store, _key(bench, facts)) as folder:
-            models = {name: prepare(name, path, bench.given, folder) for name, path in bench.models.items()}
+            models = {
+                name: made_ready(name, graph, bench.given, folder, device)
+                for name, graph in bench.models.items()
+            }
             timing = _Timing(bench, device, models, Journal(folder / "journal.jsonl"), emit)
             comparisons = timing.go()
             result = Result(
@@ -168,11 +176,12 @@ def run_bench(bench: Bench, store: Store | None, emit: Emit) -> Result:
     return result
 
 
-def _look(target: Target, device: Device) -> Mapping[str, Any]:
+def _look(bench: Bench, device: Device) -> Mapping[str, Any]:
     """What the device is; refused before anything is timed if its times would mean nothing."""
-    answer = device.call("facts", runtimes=[device.runtime("onnx")], deadline_s=60)
-    for reason in answer["absent"].values():
-        raise absent_runtime(target, "onnx", reason)
+    target, runtimes = bench.target, {device.runtime(name): name for name in bench.backends}
+    answer = device.call("facts", runtimes=[*runtimes], deadline_s=120)
+    for runtime, reason in answer["absent"].items():
+        raise absent_runtime(target, runtimes[runtime], reason)
     facts: dict[str, Any] = {**answer["facts"], "target": target.facts(), "versions": answer["versions"]}
     if facts["emulated"]:
         raise UsageError(
@@ -188,13 +197,14 @@ def _look(target: Target, device: Device) -> Mapping[str, Any]:
 def _key(bench: Bench, facts: Mapping[str, Any]) -> str:
     """What the session under way depends on: another command, another device or code starts another one."""
     data = {
-        "models": [[name, of_file(path)] for name, path in bench.models.items()],
+        "models": [[name, of_file(graph.path), graph.backend] for name, graph in bench.models.items()],
         "given": str(bench.given.absolute()) if bench.given else None,
         "baseline": bench.baseline,
         "design": [bench.design.step, bench.design.most, bench.expected],
         "protocol": bench.protocol.model_dump(mode="json"),
         "device": stable_digest({bench.target.name: facts}),
         "code": {name: code_digest(name) for name in _CODE},
+        "runtimes": [of_file(file) for name in bench.backends for file in BACKENDS.load(name).device_files],
     }
     return f"bench-{of_data(data)[:24]}"
 
@@ -236,7 +246,7 @@ class _Timing:
         seed = int(self.journal("seed", lambda: secrets.randbelow(2**31)))
         self.found = Findings(self.bench.target, self.bench.protocol, seed)
         entries = [self._entry(model) for model in self.models.values()]
-        self.problems = {entry["name"]: self._fallback(entry) for entry in entries}
+        self.problems = {entry["name"]: self._not_as_asked(entry) for entry in entries}
         comparisons: tuple[Comparison, ...] = ()
         for look in self.bench.design.looks:
             for number in range(len(self.found.processes), look):
@@ -269,11 +279,12 @@ class _Timing:
             if name != bench.baseline
         )
 
-    def _fallback(self, entry: dict[str, Any]) -> tuple[str, ...]:
-        """Kernels that ran elsewhere than on the first provider that the target asks for."""
+    def _not_as_asked(self, entry: dict[str, Any]) -> tuple[str, ...]:
+        """Of ONNX Runtime, kernels elsewhere than on the first provider that the target asks for."""
+        model = self.models[entry["name"]]
         wanted = (self.bench.target.options.get("providers") or [None])[0]
-        if wanted is None:
-            return ()
+        if wanted is None or model.subject.backend != "onnx":
+            return model.problems
         ask = partial(self.device.call, "layers", [entry], runs=1, warm_up=0, seed=0)
         layers = self.journal(f"layers/{entry['name']}", ask)["result"]["layers"]
         others = [f"{one['name']} on {one['provider']}" for one in layers if one["provider"] != wanted]
@@ -281,7 +292,11 @@ class _Timing:
 
     def _entry(self, model: Model) -> dict[str, Any]:
         return self.device.artifact(
-            model.subject.name, model.path, images=model.images, preprocess=model.preprocess
+            model.subject.name,
+            model.path,
+            backend=model.subject.backend,
+            images=model.images,
+            preprocess=model.preprocess,
         )
 
     def _tell(self, done: int, total: int, text: str) -> None:

@@ -1,23 +1,25 @@
-"""What a bench times: ONNX files of anyone, under short names, with the images that they are given."""
+"""What a bench times: a graph of any backend, made ready to run, with the images that it is given."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from edgekd.backends.onnx.adapt import Door, Layout, adapt, needed
+from edgekd.backends.catalogue import BACKENDS
+from edgekd.backends.onnx.adapt import Door, Layout, adapt, gathered, needed
 from edgekd.backends.onnx.anatomy import Anatomy, Port, dissect
 from edgekd.core.digest import of_file
 from edgekd.core.durable import replacing
-from edgekd.core.errors import DataError, ModelError, UsageError, close_names
+from edgekd.core.errors import DataError, ModelError
 from edgekd.core.measurement import Subject
 from edgekd.core.preprocess import Preprocess
 from edgekd.data.decode import SUFFIXES, decode_file, resize
 from edgekd.data.evaluation import IMAGES
+from edgekd.measure.device import Device
+from edgekd.measure.probes import Graph
 
 _MOST_IMAGES = 1024
 _MEAN, _STD = 0.45, 0.25
@@ -34,43 +36,56 @@ class Model:
     images: Path | None
     """uint8 .npy `[N, H, W, C]`; None: standard normal inputs."""
     preprocess: Preprocess | None
+    problems: tuple[str, ...] = ()
+    """What ran otherwise than the runtime was asked for."""
 
 
-def name_models(paths: Sequence[Path]) -> dict[str, Path]:
-    """A short name for each file: its stem, else its path, numbered where a file is given twice.
+_ONNX = ".onnx"
+_INTEGERS = ("i8", "u8", "int8", "uint8")
+_HALF = ("f16", "fp16")
 
-    Raises `UsageError` for fewer than two files and `ModelError` for what is no file.
+
+def made_ready(name: str, graph: Graph, given: Path | None, folder: Path, device: Device) -> Model:
+    """An ONNX file is read here and adapted where that is needed; others are opened on the device.
+
+    Raises `ModelError`, `DataError`, `TargetError`.
     """
-    if len(paths) < 2:
-        raise UsageError("a comparison needs at least two ONNX files", fix="edgekd bench a.onnx b.onnx")
-    for path in paths:
-        if not path.is_file():
-            raise ModelError("there is no such file", where=str(path))
-    stems = Counter(path.stem for path in dict.fromkeys(paths))
-    wanted = [path.stem if stems[path.stem] == 1 else str(path) for path in paths]
-    named: dict[str, Path] = {}
-    for name, path in zip(wanted, paths, strict=True):
-        number = 2
-        unique = name
-        while unique in named:
-            unique, number = f"{name}#{number}", number + 1
-        named[unique] = path
-    return named
+    if BACKENDS.load(graph.backend).suffix == _ONNX:
+        return prepare(name, graph.path, given, folder, backend=graph.backend)
+    about = device.call("about", [device.artifact(name, graph.path, backend=graph.backend)])["result"]
+    images, preprocess = _images_for(name, about["input_shape"], given, folder)
+    subject = Subject(
+        name=name,
+        digest=of_file(graph.path),
+        backend=graph.backend,
+        precision=_precision(about["profile"].get("precisions", {})),
+    )
+    unexpected = about["profile"]["unexpected"]
+    problems = (f"fall-back: {len(unexpected)} kernels of {name}, {unexpected[0]}",) if unexpected else ()
+    return Model(subject, graph.path, (), images, preprocess, problems)
 
 
-def find_baseline(wanted: str | None, named: dict[str, Path]) -> str:
-    """The name of the model that the others are compared with: the first, or the one that is wanted."""
-    if wanted is None:
-        return next(iter(named))
-    found = [name for name, path in named.items() if wanted in (name, str(path), path.name)]
-    if len(found) == 1:
-        return found[0]
-    what = "is several of the models" if found else "is not among the models"
-    raise UsageError(f"`{wanted}` {what}{close_names(wanted, named)}", where="--baseline", choices=named)
+def _precision(kernels: Mapping[str, int]) -> str:
+    """The least one that kernels computed in; float32 where the runtime does not tell."""
+    if any(kernels.get(kind) for kind in _INTEGERS):
+        return "int8"
+    return "fp16" if any(kernels.get(kind) for kind in _HALF) else "fp32"
 
 
-def prepare(name: str, path: Path, given: Path | None, folder: Path) -> Model:
-    """Read what the file takes, and make ready in `folder` what it needs to be timed.
+def _images_for(
+    name: str, shape: list[int], given: Path | None, folder: Path
+) -> tuple[Path | None, Preprocess | None]:
+    """Images for an input `[batch, C, H, W]`."""
+    if given is None:
+        return None, None
+    if len(shape) != 4:
+        raise DataError(f"`{name}` takes no images: its input is {shape}", where=str(given))
+    _, channels, height, width = shape
+    return _sized(given, (height, width), channels, folder)
+
+
+def prepare(name: str, path: Path, given: Path | None, folder: Path, *, backend: str = "onnx") -> Model:
+    """Read what the ONNX file takes, and make ready in `folder` what it needs to be timed.
 
     given: None, a folder with images.npy (as an evaluation set), or a folder of image files.
     Raises `ModelError` for a file that is no graph or takes no single input, `DataError` for images.
@@ -79,18 +94,20 @@ def prepare(name: str, path: Path, given: Path | None, folder: Path) -> Model:
     if len(anatomy.inputs) != 1 or not anatomy.outputs:
         inputs = ", ".join(map(str, anatomy.inputs)) or "none"
         raise ModelError(f"needs exactly one input and an output; its inputs: {inputs}", where=str(path))
-    subject = Subject(name=name, digest=of_file(path), precision=anatomy.precision)
+    subject = Subject(name=name, digest=of_file(path), backend=backend, precision=anatomy.precision)
     door = _door(anatomy, anatomy.inputs[0], with_images=given is not None)
     runs, changes = path, tuple[str, ...]()
     if door is not None and needed(anatomy, door):
         runs = folder / f"{subject.digest[:24]}.onnx"
         changes = adapt(path, anatomy, door, runs)
+    elif anatomy.external:
+        runs = folder / f"{subject.digest[:24]}.onnx"
+        changes = gathered(path, runs)
     if given is None:
         return Model(subject, runs, changes, None, None)
     if door is None:
         raise DataError(f"`{name}` takes no images: its input is {anatomy.inputs[0]}", where=str(given))
-    images = given / IMAGES if (given / IMAGES).is_file() else _decoded(given, door, folder)
-    return Model(subject, runs, changes, images, _preprocess(images, door))
+    return Model(subject, runs, changes, *_sized(given, door.size, door.channels, folder))
 
 
 def _door(anatomy: Anatomy, port: Port, *, with_images: bool) -> Door | None:
@@ -111,32 +128,34 @@ def _door(anatomy: Anatomy, port: Port, *, with_images: bool) -> Door | None:
     return Door(port, layout, size, channels, anatomy.outputs[0])
 
 
-def _preprocess(images: Path, door: Door) -> Preprocess:
+def _sized(given: Path, size: tuple[int, int], channels: int, folder: Path) -> tuple[Path, Preprocess]:
+    images = given / IMAGES if (given / IMAGES).is_file() else _decoded(given, size, channels, folder)
+    return images, _preprocess(images, size, channels)
+
+
+def _preprocess(images: Path, size: tuple[int, int], channels: int) -> Preprocess:
     try:
         shape = np.load(images, mmap_mode="r", allow_pickle=False).shape
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"cannot read the images: {error}", where=str(images)) from error
-    if shape[1:] != (*door.size, door.channels) or door.channels not in (1, 3):
+    if shape[1:] != (*size, channels) or channels not in (1, 3):
         raise DataError(
-            f"the model takes [H, W, C] = {[*door.size, door.channels]}, the images are {list(shape[1:])}",
+            f"the model takes [H, W, C] = {[*size, channels]}, the images are {list(shape[1:])}",
             where=str(images),
             fix="--images FOLDER with image files, which are resized to each model's input",
         )
-    return Preprocess(size=door.size, mean=(_MEAN,) * door.channels, std=(_STD,) * door.channels)
+    return Preprocess(size=size, mean=(_MEAN,) * channels, std=(_STD,) * channels)
 
 
-def _decoded(given: Path, door: Door, folder: Path) -> Path:
+def _decoded(given: Path, size: tuple[int, int], channels: int, folder: Path) -> Path:
     """Image files below a folder, the first by name, resized to the model's input and kept as one array."""
-    made = folder / f"images-{door.size[0]}x{door.size[1]}x{door.channels}.npy"
+    made = folder / f"images-{size[0]}x{size[1]}x{channels}.npy"
     files = sorted(path for path in given.rglob("*") if path.suffix.lower() in SUFFIXES)[:_MOST_IMAGES]
     if not files:
         raise DataError(f"holds neither {IMAGES} nor image files", where=str(given))
-    if door.channels not in (1, 3):
-        raise DataError(
-            f"the model takes {door.channels} channels; image files have 1 or 3", where=str(given)
-        )
-    channels = door.channels
-    pixels = np.stack([resize(decode_file(file, channels), door.size, channels) for file in files])
+    if channels not in (1, 3):
+        raise DataError(f"the model takes {channels} channels; image files have 1 or 3", where=str(given))
+    pixels = np.stack([resize(decode_file(file, channels), size, channels) for file in files])
     with replacing(made) as temporary, temporary.open("wb") as stream:
         np.save(stream, pixels, allow_pickle=False)
     return made

@@ -37,7 +37,7 @@ from edgekd.pipeline.sealed_folder import differences, making_folder
 
 BUNDLE = "bundle.json"
 SCHEMA_VERSION = 1
-_PORTABLE = ("versions", "data", "data_notes", "git", "settings")
+_PORTABLE = ("versions", "converters", "data", "data_notes", "git", "settings")
 
 
 class BundleManifest(Config):

@@ -31,11 +31,15 @@ def set_up_device(name: str, *, base: str, offline: bool, backends: Sequence[str
 
     Raises `UsageError` for an unknown backend, `TargetError`.
     """
-    packages = {p: module for b in backends for p, module in BACKENDS.load(b).device_packages.items()}
+    wanted = [BACKENDS.load(name) for name in backends]
+    packages = {p: module for one in wanted for p, module in one.device_packages.items()}
+    ranges = {p: one.versions[p] for one in wanted for p in one.device_packages if p in one.versions}
     target = find_remote(name).model_copy(update={"python": base})
     with target.open() as session:
         base_python = (session.python[0],)
-        found = care.set_up(session, name=name, packages=packages, base=base_python, offline=offline)
+        found = care.set_up(
+            session, name=name, packages=packages, ranges=ranges, base=base_python, offline=offline
+        )
         python = _without_home(found.python, session)
     versions = ", ".join(f"{package} {version}" for package, version in found.versions.items())
     installed = (

@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from edgekd.backends.catalogue import BACKENDS
 from edgekd.core.errors import TargetError
 from edgekd.measure.device import Device, wrong_device
+from edgekd.pipeline.backends_look import Runtimes, look_for_runtimes
 from edgekd.targets import addresses
 from edgekd.targets.remote import RemoteSession, RemoteTarget
 
 State = Literal["ok", "note", "bad"]
-MODULES = ("numpy", "onnxruntime")
 _LOOK_S = 60.0
 _PINGS = 5
 _ROOM_BYTES = 200e6
-_FIND_MODULES = (
-    f"import importlib.util as u, json; print(json.dumps([n for n in {MODULES} if not u.find_spec(n)]))"
-)
 
 
 @dataclass(frozen=True)
 class Look:
-    """What one finds out. `facts` is None where the agent cannot run; `missing` then says what it lacks."""
+    """What one finds out. `runtimes` is None where the agent cannot run; `problem` then says why."""
 
     about: Mapping[str, Any]
-    facts: Mapping[str, Any] | None
-    versions: Mapping[str, Any]
-    missing: tuple[str, ...]
+    runtimes: Runtimes | None
     problem: str | None
     login_s: float
     round_trip_s: float
+
+    @property
+    def facts(self) -> Mapping[str, Any] | None:
+        """What the agent says of the device."""
+        return self.runtimes.facts if self.runtimes else None
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,8 @@ def look(target: RemoteTarget) -> Look:
     with target.open(lease=False) as session:
         login_s = time.monotonic() - started
         pings = [_ping(session) for _ in range(_PINGS)]
-        facts, versions, problem = _facts(target, session)
-        missing = () if facts is not None else _missing(session)
-        return Look(session.about, facts, versions, missing, problem, login_s, statistics.median(pings))
+        runtimes, problem = _runtimes(target, session)
+        return Look(session.about, runtimes, problem, login_s, statistics.median(pings))
 
 
 def _ping(session: RemoteSession) -> float:
@@ -63,25 +62,11 @@ def _ping(session: RemoteSession) -> float:
     return time.monotonic() - started
 
 
-def _facts(
-    target: RemoteTarget, session: RemoteSession
-) -> tuple[Mapping[str, Any] | None, Mapping[str, Any], str | None]:
+def _runtimes(target: RemoteTarget, session: RemoteSession) -> tuple[Runtimes | None, str | None]:
     try:
-        device = Device(target, session)
-        answer = device.call("facts", runtimes=[device.runtime("onnx")], deadline_s=_LOOK_S)
+        return look_for_runtimes(Device(target, session), deadline_s=_LOOK_S), None
     except TargetError as error:
-        return None, {}, error.what
-    for reason in answer["absent"].values():
-        return None, {}, reason
-    return answer["facts"], answer["versions"].get("runtime_onnx", {}), None
-
-
-def _missing(session: RemoteSession) -> tuple[str, ...]:
-    finished = session.run([*session.python, "-c", _FIND_MODULES], timeout_s=_LOOK_S)
-    try:
-        return tuple(json.loads(finished.stdout))
-    except ValueError:
-        return ()
+        return None, error.what
 
 
 def machine_of(target: RemoteTarget) -> str | None:
@@ -96,22 +81,34 @@ def machine_of(target: RemoteTarget) -> str | None:
 
 def portrait(name: str, found: Look) -> list[str]:
     """What the device is, in a few lines, and what to do next."""
-    if found.facts is None:
+    if found.runtimes is None:
         return [
             f"{found.about['machine']}, Python {found.about['python']}, "
             f"{found.about['free_bytes'] / 1e9:.1f} GB free",
-            _lacking(name, found),
+            f"the agent does not run there: {found.problem}",
         ]
-    return [_hardware(found.facts), _software(found), *_warnings(name, found.facts)]
+    facts, runtimes = found.runtimes.facts, [check.text for check in _runtime_checks(name, found.runtimes)]
+    return [_hardware(facts), _software(facts), *runtimes, *_warnings(name, facts)]
 
 
-def _lacking(name: str, found: Look) -> str:
-    if not found.missing:
-        return f"the agent does not run there: {found.problem}"
-    return (
-        f"{' and '.join(found.missing)} cannot be imported there: `edgekd device setup {name}` makes a "
-        "virtual environment in ~/.cache/edgekd/venv, installs it, and names it in the devices file"
-    )
+def _runtime_checks(name: str, runtimes: Runtimes) -> Iterator[Check]:
+    """What runs there; what does not, and how it is installed."""
+    told = [f"{BACKENDS.load(backend).title} ({versions})" for backend, versions in runtimes.told().items()]
+    if told:
+        yield Check("ok", f"runs {', '.join(told)}")
+    if runtimes.absent:
+        yield Check("note" if told else "bad", f"does not run {'; '.join(_by_reason(runtimes.absent))}")
+    if not told:
+        yield Check(
+            "note",
+            f"`edgekd device setup {name}` makes a virtual environment in ~/.cache/edgekd/venv, installs "
+            "ONNX Runtime or what `--backend` names, and names it in the devices file",
+        )
+
+
+def _by_reason(absent: Mapping[str, str]) -> Iterator[str]:
+    for reason in dict.fromkeys(absent.values()):
+        yield f"{', '.join(backend for backend in absent if absent[backend] == reason)}: {reason}"
 
 
 def _hardware(facts: Mapping[str, Any]) -> str:
@@ -131,10 +128,8 @@ def _clusters(facts: Mapping[str, Any]) -> str:
     return f" (clusters, the fastest first: {', '.join(told)})" if len(told) > 1 else ""
 
 
-def _software(found: Look) -> str:
-    facts = found.facts or {}
-    versions = [f"{key} {value}" for key, value in found.versions.items() if key in MODULES]
-    return ", ".join([*filter(None, [facts.get("os"), f"Python {facts.get('python')}"]), *versions])
+def _software(facts: Mapping[str, Any]) -> str:
+    return ", ".join(filter(None, [facts.get("os"), f"Python {facts.get('python')}"]))
 
 
 def _warnings(name: str, facts: Mapping[str, Any]) -> list[str]:
@@ -156,21 +151,19 @@ def examine(target: RemoteTarget, found: Look) -> list[Check]:
         Check("ok", f"address known, from {addresses.source_of(target.name)}"),
         Check("ok", f"logged in within {found.login_s:.1f} s, round trip {found.round_trip_s * 1000:.1f} ms"),
         Check("ok", f"Python {found.about['python']} ({target.python}), {found.about['machine']}"),
-        _runtime(target.name, found),
         _room(target.name, found.about["free_bytes"]),
     ]
     checks += [Check("note", f"in use: {note['who']}") for note in found.about["queue"]]
     if found.about["orphans"]:
         checks.append(Check("note", f"removed what {found.about['orphans']} killed sessions had left"))
-    if found.facts is not None:
-        checks += [Check("ok", _hardware(found.facts))]
-        checks += [Check("bad", problem) for problem in wrong_device(target, found.facts)]
-        checks += [Check("note", line) for line in _warnings(target.name, found.facts)]
+    if found.runtimes is None:
+        return [*checks, Check("bad", f"the agent does not run there: {found.problem}")]
+    facts = found.runtimes.facts
+    checks += [Check("ok", _hardware(facts)), Check("ok", _software(facts))]
+    checks += _runtime_checks(target.name, found.runtimes)
+    checks += [Check("bad", problem) for problem in wrong_device(target, facts)]
+    checks += [Check("note", line) for line in _warnings(target.name, facts)]
     return checks
-
-
-def _runtime(name: str, found: Look) -> Check:
-    return Check("bad", _lacking(name, found)) if found.facts is None else Check("ok", _software(found))
 
 
 def _room(name: str, free_bytes: float) -> Check:

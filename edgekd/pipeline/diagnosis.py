@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -15,14 +16,15 @@ from typing import Any
 from edgekd.backends.catalogue import BACKENDS
 from edgekd.core.errors import EdgekdError
 from edgekd.measure import agent, agent_facts
-from edgekd.measure.probes import device_facts
+from edgekd.measure.device import open_device
+from edgekd.pipeline.backends_look import exporters, look_for_runtimes
 from edgekd.pipeline.cgroup import core_quota, memory_limit
 from edgekd.targets.devices_file import DEVICES_FILE, read_targets
 from edgekd.targets.local import LocalTarget
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(\[[^\]]*\])?[^;]*(?:;.*extra\s*==\s*['\"]([^'\"]+)['\"])?.*")
-_PROVIDERS = "import onnxruntime as o; print(*o.get_available_providers())"
+_LOOK_S = 120.0
 _NVIDIA_QUERY = ("--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
 _STEAL = 7
 """Position of stolen time among the ticks of /proc/stat."""
@@ -54,8 +56,12 @@ def diagnose() -> Diagnosis:
 
 def look() -> Facts:
     """Everything that `describe` reads, as plain data."""
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        exporting = beside.submit(exporters)
+        local = _ask_local()
     return {
-        **_ask_local(),
+        **local,
+        "exporters": exporting.result(),
         "flags": sorted(_flags()),
         "state": agent_facts.state(),
         "core_quota": core_quota(),
@@ -69,14 +75,17 @@ def look() -> Facts:
 
 def _ask_local() -> Facts:
     """The agent's facts from a session like that of any measurement, so that a broken one shows here."""
-    target = LocalTarget(name="local")
     try:
-        facts = device_facts(target)
-        with target.session() as session:
-            found = session.run([*session.python, "-c", _PROVIDERS], timeout_s=60.0)
+        with open_device(LocalTarget(name="local")) as device:
+            found = look_for_runtimes(device, deadline_s=_LOOK_S)
     except EdgekdError as error:
-        return {"device": agent.facts(), "providers": [], "local_error": str(error)}
-    return {"device": facts, "providers": found.stdout.decode().split(), "local_error": None}
+        return {"device": agent.facts(), "runtimes": {}, "absent_runtimes": {}, "local_error": str(error)}
+    return {
+        "device": found.facts,
+        "runtimes": {name: {"told": text, **found.versions[name]} for name, text in found.told().items()},
+        "absent_runtimes": dict(found.absent),
+        "local_error": None,
+    }
 
 
 def _flags() -> set[str]:
@@ -155,7 +164,7 @@ def describe(facts: Facts) -> dict[str, list[str]]:
         "Clocks": _clocks(device, facts["state"]),
         "Memory and disk": _memory(facts, device),
         "Packages": _package_lines(facts["packages"]),
-        "Backends": _backends(facts),
+        "Backends": list(_backends(facts)),
         "GPU": facts["gpus"] or ["none found"],
         "Targets": _target_lines(facts),
         "Cannot be measured here": list(_impossible(facts, device)) or ["nothing that edgekd measures"],
@@ -251,10 +260,17 @@ def _package_lines(packages: Mapping[str, Mapping[str, str | None]]) -> list[str
     return lines
 
 
-def _backends(facts: Facts) -> list[str]:
-    providers = ", ".join(facts["providers"]) or "does not start here"
-    lines = [f"{entry.name}: {entry.summary}" for entry in BACKENDS]
-    return [*lines, f"ONNX Runtime's providers: {providers}"]
+def _backends(facts: Facts) -> Iterator[str]:
+    for entry in BACKENDS:
+        runtime = facts["runtimes"].get(entry.name)
+        absent = facts["absent_runtimes"].get(entry.name, "the agent does not answer")
+        runs = f"runs here, {runtime['told']}" if runtime else f"does not run here: {absent}"
+        problem = facts["exporters"].get(entry.name)
+        yield f"{entry.name}: {entry.summary}"
+        yield f"  {runs}"
+        yield f"  {f'does not export here: {problem}' if problem else 'exports here'}"
+    providers = facts["runtimes"].get("onnx", {}).get("providers")
+    yield f"ONNX Runtime's providers: {providers or 'does not start here'}"
 
 
 def _target_lines(facts: Facts) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgekd.backends.catalogue import BACKENDS
+from edgekd.backends.onnx.adapt import gathered
 from edgekd.core.durable import replacing
 from edgekd.core.errors import RecipeError
 from edgekd.core.run_record import RunRecord, StepRecord
@@ -49,7 +50,8 @@ def plan_of_exports(
 
 
 def _last_export(recipe: Recipe) -> tuple[str, tuple[str, ...]]:
-    steps = [spec for spec in recipe.steps if STAGES.load(spec.stage).produces == "graph"]
+    graphs = [spec for spec in recipe.steps if STAGES.load(spec.stage).produces == "graph"]
+    steps = [spec for spec in graphs if spec.config.runs_in()]
     if not steps:
         raise RecipeError(["nothing is exported; end the recipe with `- export: {}`"], where=str(recipe.file))
     return steps[-1].name, tuple(steps[-1].config.runs_in())
@@ -99,8 +101,14 @@ def _exported(step: StepRecord, folder: Path) -> ExportedFile:
 
 def copy_out(exported: Sequence[ExportedFile], folder: Path) -> list[Path]:
     """Copies as `<step>.<suffix>`: files that belong together keep one stem. Raises `StoreError`."""
-    made = []
+    made: list[Path] = []
     for one in exported:
+        main, *beside = one.files
+        if one.backend == "onnx" and beside:  # it names its weights, which get another name
+            target = folder / f"{one.step}{main.suffix}"
+            gathered(main, target)
+            made += BACKENDS.load(one.backend).files_of(target)
+            continue
         for path in one.files:
             target = folder / f"{one.step}{''.join(path.suffixes)}"
             with replacing(target) as temporary:

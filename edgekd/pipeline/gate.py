@@ -21,7 +21,7 @@ from typing import Any
 
 from edgekd.core.measurement import Measurement, Quantity, Subject
 from edgekd.core.run_record import Finding
-from edgekd.core.verdict import Limit, LimitResult, Outcome, Verdict
+from edgekd.core.verdict import ANY_TARGET, Limit, LimitResult, Outcome, Verdict, outcome_of
 from edgekd.measure.decidability import (
     images_to_decide_drop,
     images_to_decide_share,
@@ -29,7 +29,7 @@ from edgekd.measure.decidability import (
     second_look,
 )
 from edgekd.measure.distributions import student_t_quantile
-from edgekd.pipeline.gate_policy import ANY_TARGET, GatePolicy, limits
+from edgekd.pipeline.gate_policy import GatePolicy, limits
 
 __all__ = ["GatePolicy", "judge", "judge_limit", "limits"]
 
@@ -271,15 +271,13 @@ def _uncertain(limit: Limit, taken: Measurement, situation: Situation) -> Refusa
 
 def _compare(limit: Limit, taken: Measurement) -> LimitResult:
     low, high = _hull(taken)
-    floor = -math.inf if limit.min is None else limit.min
-    ceiling = math.inf if limit.max is None else limit.max
-    if floor == -math.inf and ceiling == math.inf:
+    if limit.min in (None, -math.inf) and limit.max in (None, math.inf):
         return _open(limit, taken, "the limit bounds nothing", "give `min` or `max`")
-    if low >= floor and high <= ceiling:
-        return _closed(limit, taken, "pass", "the whole interval is inside the limit")
-    if high < floor or low > ceiling:
-        return _closed(limit, taken, "fail", "the whole interval is outside the limit")
-    return _open(limit, taken, "the interval straddles the limit", what_decides(limit, taken))
+    outcome = outcome_of(limit, low, high)
+    if outcome == "inconclusive":
+        return _open(limit, taken, "the interval straddles the limit", what_decides(limit, taken))
+    side = "inside" if outcome == "pass" else "outside"
+    return _closed(limit, taken, outcome, f"the whole interval is {side} the limit")
 
 
 def _closed(limit: Limit, taken: Measurement, outcome: Outcome, reason: str) -> LimitResult:

@@ -25,10 +25,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from edgekd.core.config import Config
 from edgekd.core.errors import UsageError, close_names
 from edgekd.core.measurement import Quantity
-from edgekd.core.verdict import Limit
-
-ANY_TARGET = "any"
-"""The target of a limit on what does not depend on the device: the artifact's size."""
+from edgekd.core.verdict import ANY_TARGET, Limit
 
 Against = Literal["teacher", "student", "release", "reference"]
 """`reference` is the other model of an audit."""

@@ -15,10 +15,13 @@ from typing import Any
 from edgekd.backends.catalogue import BACKENDS
 from edgekd.core.artifact import Artifact
 from edgekd.core.digest import of_data, of_file
+from edgekd.pipeline.backend_code import PACKAGE, digest
 from edgekd.pipeline.plan import PlannedStep
 from edgekd.stages.catalogue import STAGES
 from edgekd.stages.stage import Stage
 
+ABSENT = "absent"
+"""In place of a version, or of a digest."""
 _STAGES = "edgekd.stages"
 _FAMILIES = (
     "backends",
@@ -50,11 +53,21 @@ def ingredients(
         "config": step.config.model_dump(mode="json", exclude={"name"}),
         "inputs": {name: [a.digest for a in artifacts] for name, artifacts in inputs.items()},
         "files": {path.name: _file_digest(path) for path in step.config.files()},
-        "code": {name: code_digest(name) for name in (*stage.sources, _STAGES, stage.run.__module__)},
+        "code": _code(stage, step),
         "libraries": {name: library_version(name) for name in _libraries(stage, step)} | _converters(step),
         "plugins": plugin_versions(),
         **{name: surroundings[name] for name in (*always, *stage.reads)},
     }
+
+
+def _code(stage: Stage, step: PlannedStep) -> dict[str, str]:
+    """Digests of the packages that the stage declares; of the backends, of what the step uses."""
+    whole = PACKAGE in stage.sources
+    named = [name for name in stage.sources if name != PACKAGE]
+    users = [*named, stage.run.__module__, *([_STAGES] if whole else [])]
+    of_backends = digest(users, step.config.runs_in() if whole else ())
+    found = {name: code_digest(name) for name in (*named, _STAGES, stage.run.__module__)}
+    return found | ({PACKAGE: of_backends} if of_backends else {})
 
 
 def _libraries(stage: Stage, step: PlannedStep) -> list[str]:
@@ -63,9 +76,11 @@ def _libraries(stage: Stage, step: PlannedStep) -> list[str]:
 
 
 def _converters(step: PlannedStep) -> dict[str, str]:
-    """Versions of what converts in environments of its own."""
+    """Versions of what converts in environments of its own, which may have libraries of the same names."""
     backends = map(BACKENDS.load, step.config.runs_in())
-    return {name: found for one in backends for name, found in one.converter_versions().items()}
+    return {
+        f"{one.name}/{name}": found for one in backends for name, found in one.converter_versions().items()
+    }
 
 
 def key_of(parts: Mapping[str, Any]) -> str:
@@ -88,7 +103,7 @@ def code_digest(module: str) -> str:
     """sha256 over the sources of a module or package, by relative name and content."""
     found = find_spec(module)
     if found is None or found.origin is None:
-        return "absent"
+        return ABSENT
     path = Path(found.origin)
     files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
     state = hashlib.sha256()
@@ -112,7 +127,7 @@ def library_version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:
-        return "absent"
+        return ABSENT
 
 
 def machine_dtype() -> str:
@@ -121,7 +136,7 @@ def machine_dtype() -> str:
 
 
 def _file_digest(path: Path) -> str:
-    return of_file(path) if path.is_file() else "absent"
+    return of_file(path) if path.is_file() else ABSENT
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

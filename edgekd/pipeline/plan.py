@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,9 +79,19 @@ def plans_of(plan: Plan) -> dict[str, Any]:
     """What earlier steps may know of later ones: whether the shipped graph will be quantized, and how."""
     quantizes = any(_stage(step).quantizes and not step.control for step in plan.steps)
     shipped = next(row.graph_step for row in plan.rows if row.name == plan.final)
-    (backend, *_) = next(step.config.runs_in() for step in plan.steps if step.name == shipped)
-    profile = next(iter(BACKENDS.load(backend).profiles), DEFAULT_PROFILE)
+    profile = next(iter(BACKENDS.load(_backend_of(shipped, plan.steps)).profiles), DEFAULT_PROFILE)
     return {"precision": "int8" if quantizes else "fp32", "profile": profile}
+
+
+def _backend_of(graph_step: str, steps: Sequence[PlannedStep]) -> str:
+    """Whose graph the step gives; of one that chooses among graphs: the first one's."""
+    step = next(one for one in steps if one.name == graph_step)
+    graphs = (name for names in step.inputs.values() for name in names if _is_graph(name, steps))
+    return next(iter(step.config.runs_in()), None) or _backend_of(next(graphs), steps)
+
+
+def _is_graph(name: str, steps: Sequence[PlannedStep]) -> bool:
+    return any(step.name == name and _stage(step).produces == "graph" for step in steps)
 
 
 def known_inputs(step: PlannedStep, steps: Sequence[PlannedStep]) -> dict[str, tuple[KnownStep, ...]]:
@@ -102,8 +112,8 @@ class _Builder:
         self.ablate = ablate
         self.main: list[PlannedStep] = []
         self.controls: list[PlannedStep] = []
-        self.parts: list[tuple[PlannedStep, Part]] = []
-        """A step of the recipe, and what it makes beside its own artifact."""
+        self.parts: list[tuple[PlannedStep, str, Part]] = []
+        """What a step of the recipe makes beside its own artifact, with the name of that step."""
         self.rows: list[PlannedRow] = []
         self.problems: list[str] = []
         self.titles: dict[str, tuple[str, str, bool]] = {}
@@ -117,7 +127,8 @@ class _Builder:
         config = spec.config.model_copy(update=whole.changes)
         step = PlannedStep(spec.name, spec.stage, config, self._inputs(stage, spec))
         self.main.append(step)
-        self.parts += [(step, part) for part in others]
+        if not self.problems:
+            self.parts += [(self._part(step, part), step.name, part) for part in others]
         if stage.row is not None:
             row = stage.row if spec.name == spec.stage else spec.name
             self.titles[step.name] = (row, stage.title, False)
@@ -143,29 +154,29 @@ class _Builder:
             return ()
 
     def finish(self) -> Plan:
-        exports = [step for step in self.main if _stage(step).produces == "graph"]
+        graphs = [step for step in self.main if _stage(step).produces == "graph"]
+        exports = [step for step in graphs if step.config.runs_in()]
         if not exports and not self.problems:
             self.problems.append("steps: nothing is exported; end the recipe with `- export: {}`")
         if self.problems:
             raise RecipeError(self.problems, where=str(self.recipe.file))
-        final_export = exports[-1]
-        steps = [*self.main, *self.controls]
-        parts = [self._part(step, part) for step, part in self.parts]
-        probes = [self._row(step, final_export, exports) for step in steps if step.name in self.titles]
-        for row, probe in probes:
-            self.rows.append(row)
-            if probe is not None:
-                steps.append(probe)
-        self.rows += [
-            self._alternative(made, part) for made, (_, part) in zip(parts, self.parts, strict=True)
-        ]
-        steps = [*self.main, *parts, *steps[len(self.main) :]]
+        models = [step for step in (*self.main, *self.controls) if step.name in self.titles]
+        found = [self._row(step, exports) for step in models]
+        probes = [probe for _, probe in found if probe is not None]
+        self.rows += [row for row, _ in found]
+        self.rows += [self._alternative(made, part) for made, _, part in self.parts]
+        steps = [*self._with_parts(), *self.controls, *probes]
         self._refuse_twice([step.name for step in steps])
         self._refuse_twice([row.name for row in self.rows])
-        (final_model,) = final_export.inputs["model"]
-        final = next(row.name for row in self.rows if row.model_step == final_model)
+        final = next(row.name for row in self.rows if row.graph_step == graphs[-1].name)
         rows = sorted(self.rows, key=lambda row: _order(row, self.main, self.controls))
         return Plan(self.recipe, tuple(steps), tuple(rows), final)
+
+    def _with_parts(self) -> Iterator[PlannedStep]:
+        """The steps of the recipe, each followed by what it makes beside its own artifact."""
+        for step in self.main:
+            yield step
+            yield from (made for made, owner, _ in self.parts if owner == step.name)
 
     def _part(self, step: PlannedStep, part: Part) -> PlannedStep:
         name = f"{step.name}-{part.suffix}"
@@ -193,19 +204,17 @@ class _Builder:
             raise RecipeError([text], where=str(self.recipe.file))
 
     def _row(
-        self, step: PlannedStep, final_export: PlannedStep, exports: Sequence[PlannedStep]
+        self, step: PlannedStep, exports: Sequence[PlannedStep]
     ) -> tuple[PlannedRow, PlannedStep | None]:
         row, title, control = self.titles[step.name]
-        for export in exports:
+        if _stage(step).produces == "graph":
+            return PlannedRow(row, title, control, step.name, step.name, probe=False), None
+        for export in reversed(exports):
             if export.inputs["model"] == (step.name,):
                 return PlannedRow(row, title, control, step.name, export.name, probe=False), None
-        probe = PlannedStep(
-            f"probe-{step.name}",
-            final_export.stage,
-            final_export.config.model_copy(update={"name": f"probe-{step.name}"}),
-            {"model": (step.name,)},
-            control=True,
-        )
+        name = f"probe-{step.name}"
+        config = exports[-1].config.model_copy(update={"name": name})
+        probe = PlannedStep(name, exports[-1].stage, config, {"model": (step.name,)}, control=True)
         return PlannedRow(row, title, control, step.name, probe.name, probe=True), probe
 
     def _inputs(self, stage: Stage, spec: StepSpec) -> dict[str, tuple[str, ...]]:
@@ -223,6 +232,8 @@ class _Builder:
         if named is not None:
             return self._named(wanted, spec, [named] if isinstance(named, str) else list(named))
         matching = [step.name for step in self.main if _stage(step).produces in wanted.kinds]
+        if matching and wanted.every:
+            return tuple(step.name for step in self._with_parts() if _stage(step).produces in wanted.kinds)
         if matching:
             return (matching[0] if wanted.first else matching[-1],)
         if not wanted.optional:
@@ -234,7 +245,7 @@ class _Builder:
         return ()
 
     def _named(self, wanted: Input, spec: StepSpec, names: list[str]) -> tuple[str, ...]:
-        earlier = {step.name: step for step in self.main}
+        earlier = {step.name: step for step in self._with_parts()}
         for name in names:
             if name not in earlier:
                 self.problems.append(

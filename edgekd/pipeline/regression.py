@@ -16,12 +16,12 @@ from edgekd.core.events import Emit
 from edgekd.core.measurement import Measurement, Subject, read_measurements
 from edgekd.core.preprocess import Preprocess
 from edgekd.core.run_record import MEASUREMENTS, RunRecord
-from edgekd.core.verdict import Limit, Verdict
+from edgekd.core.verdict import ANY_TARGET, Limit, Verdict
 from edgekd.measure.findings import Item
 from edgekd.pipeline.bundle import Bundle, read_bundle
 from edgekd.pipeline.decide import Judged
 from edgekd.pipeline.gate import GatePolicy, Situation, judge_limit, limits, verdict_of
-from edgekd.pipeline.gate_policy import ANY_TARGET, DROP
+from edgekd.pipeline.gate_policy import DROP
 from edgekd.pipeline.history.record import Occasion
 from edgekd.pipeline.rejudge import locked_gate, read_locked
 from edgekd.pipeline.run_folder import again, read_record, step_artifact

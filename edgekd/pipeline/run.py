@@ -23,7 +23,7 @@ from edgekd.pipeline.reach import absent_runtimes
 from edgekd.pipeline.run_folder import RunFolder
 from edgekd.pipeline.session import judge_run, measure_run
 from edgekd.pipeline.surroundings import Settings, Surroundings, look_around, provenance
-from edgekd.pipeline.validation import check_against_data
+from edgekd.pipeline.validation import check_against_data, check_exporters
 from edgekd.stages.catalogue import STAGES
 from edgekd.stages.context import StageContext
 from edgekd.stages.stage import Product, Stage
@@ -233,6 +233,7 @@ class _Run:
         inputs: Mapping[str, Sequence[Artifact]],
         around: Surroundings,
     ) -> Artifact:
+        check_exporters(self.plan)
         stage: Stage = STAGES.load(step.stage)
         folder = self.store.work_folder(key)
         context = StageContext(

@@ -97,7 +97,10 @@ class Order:
                     name: {key: facts.get(key) for key in _RUNTIMES}
                     for name, facts in self.device_facts.items()
                 },
-                "code": [code_digest(_CODE), *(of_file(BACKENDS.load(b).runtime) for b in self.backends)],
+                "code": [
+                    code_digest(_CODE),
+                    *(of_file(file) for name in self.backends for file in BACKENDS.load(name).device_files),
+                ],
             }
         )
 

@@ -12,10 +12,12 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from edgekd.backends.backend import Backend
+from edgekd.backends.catalogue import BACKENDS
 from edgekd.core.digest import of_data
 from edgekd.core.verdict import Limit
 from edgekd.pipeline.gate import limits
-from edgekd.pipeline.keys import library_version, machine_dtype
+from edgekd.pipeline.keys import ABSENT, library_version, machine_dtype
 from edgekd.pipeline.plan import Plan, plans_of
 from edgekd.pipeline.reach import look_at_targets
 from edgekd.stages.context import Data
@@ -77,9 +79,10 @@ def stable_digest(facts: Mapping[str, Mapping[str, Any]]) -> str:
 
 def provenance(plan: Plan, around: Surroundings, settings: Settings) -> dict[str, Any]:
     """Facts that a reader needs to repeat the run: versions, machine, data, revision."""
-    names = ("edgekd", "torch", "torchvision", "numpy", "onnx", "onnxruntime", "onnxscript")
+    backends = [BACKENDS.load(name) for names in plan.runtimes() for name in names]
     return {
-        "versions": {"python": platform.python_version(), **{n: library_version(n) for n in names}},
+        "versions": library_versions(backends),
+        "converters": converter_versions(backends),
         "platform": platform.platform(),
         "command": " ".join(["edgekd", *sys.argv[1:]]),
         "folder": str(Path.cwd()),
@@ -90,6 +93,24 @@ def provenance(plan: Plan, around: Surroundings, settings: Settings) -> dict[str
         "targets": {name: dict(facts) for name, facts in around.target_facts.items()},
         "num_installed_packages": sum(1 for _ in distributions()),
     }
+
+
+def library_versions(backends: Sequence[Backend]) -> dict[str, str]:
+    """Of what every run uses, and of what these backends export with and run in, where it is here."""
+    always = ("edgekd", "torch", "torchvision", "numpy", "onnx", "onnxruntime", "onnxscript")
+    theirs = {name for backend in backends for name in (*backend.libraries, *backend.versions)}
+    further = {name: library_version(name) for name in sorted(theirs - {*always})}
+    return {
+        "python": platform.python_version(),
+        **{name: library_version(name) for name in always},
+        **{name: version for name, version in further.items() if version != ABSENT},
+    }
+
+
+def converter_versions(backends: Sequence[Backend]) -> dict[str, dict[str, str]]:
+    """Backend -> versions in the environment of its own in which it converts, of those that have one."""
+    found = {backend.name: backend.converter_versions() for backend in backends}
+    return {name: versions for name, versions in found.items() if versions}
 
 
 def _git_revision() -> str | None:

@@ -153,10 +153,9 @@ def onnx_ends(path: Path) -> tuple[int | None, tuple[int, int] | None, int | Non
     """
     import onnx
 
-    try:
-        graph = onnx.load(str(path), load_external_data=False).graph
-    except Exception as error:  # a hostile or cut file fails anywhere inside protobuf
-        raise ModelError(f"not a readable ONNX model: {str(error)[:200]}", where=str(path)) from error
+    from edgekd.backends.onnx.anatomy import read
+
+    graph = read(path).graph
     weights = {weight.name for weight in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
     shape = _dimensions(inputs[0]) if len(inputs) == 1 else ()

@@ -9,6 +9,7 @@ from pathlib import Path
 from edgekd.backends.catalogue import BACKENDS
 from edgekd.core.classes import places
 from edgekd.core.errors import EdgekdError, MissingDependencyError, RecipeError, problems_of
+from edgekd.core.verdict import Limit
 from edgekd.data.source import Outline
 from edgekd.data.split import Dataset
 from edgekd.pipeline.bundle import read_bundle
@@ -27,14 +28,15 @@ def check_recipe(plan: Plan) -> None:
     recipe = plan.recipe
     problems = []
     try:
-        limits(recipe.gate, [target.name for target in recipe.targets])
+        bounds = _limits(plan)
     except EdgekdError as error:
         problems.append(str(error))
+        bounds = []
     problems += _against_problems(plan)
     problems += _file_problems(plan)
     problems += _release_problems(plan, recipe.source.outline())
     _check_extras(plan)
-    problems += _step_problems(plan, KnownData(recipe.source, recipe.source.outline()))
+    problems += _step_problems(plan, KnownData(recipe.source, recipe.source.outline(), bounds))
     if problems:
         raise RecipeError(problems, where=str(recipe.file))
 
@@ -46,10 +48,14 @@ def check_against_data(plan: Plan, dataset: Dataset) -> None:
     outline = Outline.of(dataset)
     problems = [
         *_release_problems(plan, outline),
-        *_step_problems(plan, KnownData(plan.recipe.source, outline)),
+        *_step_problems(plan, KnownData(plan.recipe.source, outline, _limits(plan))),
     ]
     if problems:
         raise RecipeError(problems, where=str(plan.recipe.file))
+
+
+def _limits(plan: Plan) -> list[Limit]:
+    return limits(plan.recipe.gate, [target.name for target in plan.recipe.targets])
 
 
 def _check_extras(plan: Plan) -> None:
@@ -62,10 +68,15 @@ def _check_extras(plan: Plan) -> None:
             BACKENDS.load(name).require()
 
 
+def check_exporters(plan: Plan) -> None:
+    """Import what exports, before compute is spent; raises `BrokenDependencyError`."""
+    for name in dict.fromkeys(name for step in plan.steps for name in step.config.runs_in()):
+        BACKENDS.load(name).load_exporter()
+
+
 def _against_problems(plan: Plan) -> Iterator[str]:
     names = [row.name for row in plan.rows] + [STUDENT, RELEASE]
-    targets = [target.name for target in plan.recipe.targets]
-    for limit in limits(plan.recipe.gate, targets):
+    for limit in _limits(plan):
         if limit.against is not None and limit.against not in names:
             legal = ", ".join(names)
             yield f"{limit.source}: `against: {limit.against}` is not a row of the waterfall; rows: {legal}"

@@ -68,6 +68,14 @@ def expected_kernels(
     return dict(Counter(profile.kernels[kind] for kind in kinds.values() if kind in profile.kernels))
 
 
+def computing_kinds(
+    graph_module: fx.GraphModule, profile: Profile, settings: QuantSettings
+) -> dict[str, int]:
+    """Kind -> how many operations of it have quantized inputs, from the structure of a prepared module."""
+    kinds = kinds_of(graph_module, settings.float_modules)
+    return dict(Counter(kind for kind in kinds.values() if kind in profile.inputs))
+
+
 def _check_paths(graph_module: fx.GraphModule, settings: QuantSettings) -> None:
     paths = [name for name, _ in graph_module.named_modules()]
     for path in settings.float_modules:

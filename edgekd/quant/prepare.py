@@ -23,7 +23,7 @@ from edgekd.quant.fake_quantization import ActivationQuantizer, WeightQuantizer
 from edgekd.quant.folding import fold
 from edgekd.quant.layers import round_bias
 from edgekd.quant.observer import HistogramObserver
-from edgekd.quant.placement import expected_kernels, insert
+from edgekd.quant.placement import computing_kinds, expected_kernels, insert
 from edgekd.quant.quantized_module import Notes, QuantizedModule
 from edgekd.quant.settings import QuantSettings
 
@@ -94,8 +94,17 @@ def step_parameters(module: nn.Module) -> list[nn.Parameter]:
     return [quantizer.step for quantizer in quantizers if quantizer.step.requires_grad]
 
 
+def int8_operations(module: QuantizedModule) -> dict[str, int]:
+    """Kind of operation -> how many of the network have quantized inputs, whatever runtime it ships to."""
+    settings = module.settings
+    return computing_kinds(module, PROFILES.load(settings.profile), settings)
+
+
 def int8_kernels(module: QuantizedModule) -> dict[str, int]:
-    """int8 kernel -> how often the runtime must run it if everything fused as the profile says."""
+    """int8 kernel -> how often the profile's own runtime must run it if everything fused as the profile says.
+
+    Empty where that runtime names its kernels itself.
+    """
     settings = module.settings
     return expected_kernels(module, PROFILES.load(settings.profile), settings)
 

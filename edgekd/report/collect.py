@@ -6,11 +6,14 @@ from pathlib import Path
 
 from edgekd.report.ablation import ablations_of
 from edgekd.report.caveats import caveats_of, not_measured_of
+from edgekd.report.checks import checks_of
+from edgekd.report.choice import choice_of
 from edgekd.report.classes import classes_of
 from edgekd.report.controls import controls_of
 from edgekd.report.curves import curves_of
 from edgekd.report.facts import Facts, StepFact
 from edgekd.report.judged import limits_of
+from edgekd.report.kit import kit_problems, kits_of
 from edgekd.report.predictions import Predictions
 from edgekd.report.reading import Source, read
 from edgekd.report.runtimes import runtimes_of
@@ -39,7 +42,7 @@ def collect(source: Source) -> Facts:
         curves=curves_of(source),
         distributions=distributions_of(source),
         classes=classes_of(source, predictions),
-        caveats=caveats_of(source),
+        caveats=(*caveats_of(source), *kit_problems(source)),
         not_measured=not_measured_of(source),
         steps=_steps(source),
         provenance=record.provenance,
@@ -47,6 +50,9 @@ def collect(source: Source) -> Facts:
         recipe_text=source.recipe_text,
         ablations=ablations_of(source, predictions),
         runtimes=runtimes_of(source),
+        choice=choice_of(source),
+        checks=checks_of(source),
+        kits=kits_of(source),
         baseline=baseline_name(source),
         made=any(step.inputs for step in record.steps),
     )

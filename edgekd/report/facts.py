@@ -102,8 +102,9 @@ class TargetFact:
 class RuntimeRow:
     """One artifact among those of other runtimes, at `position` among all rows.
 
-    `numbers` has accuracy, p50, size, memory, cold_start, and against the artifact that ships agreement and
-    speedup, as far as they were measured.
+    `numbers` has accuracy, p50, compute (of p50 what is no copying and starting, where the runtime tells),
+    size, memory, cold_start, and against the artifact that ships agreement and speedup, as far as they were
+    measured.
     """
 
     name: str
@@ -126,6 +127,76 @@ class RuntimesFact:
 
     target: str
     rows: tuple[RuntimeRow, ...]
+
+
+@dataclass(frozen=True)
+class CheckedFact:
+    """An artifact whose runtime needs special hardware: (where or what, what was executed), in words."""
+
+    title: str
+    precision: str
+    entries: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class KitFact:
+    """What TensorRT's kit told of one device: shown beside the verdict, judged by nothing.
+
+    `entries` are the same in words, as (what, text), with what was not executed.
+    """
+
+    title: str
+    precision: str
+    device: str
+    tensorrt: str
+    read_at: str
+    agrees: bool
+    num_images: int
+    same_top1: int
+    max_abs_difference: float
+    largest_logit: float
+    compute_p10_ms: float
+    compute_p50_ms: float
+    compute_p90_ms: float
+    unexpected: tuple[str, ...]
+    """Layers that compute in another precision than the file's."""
+    untold: tuple[str, ...]
+    """Layers of which TensorRT does not say it."""
+    entries: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class CandidateFact:
+    """One artifact that might have shipped, as validation data and a latency session saw it."""
+
+    name: str
+    chosen: bool
+    standing: Outcome
+    """The worst of its limits."""
+    limits: tuple[str, ...]
+    """What became of each, as text."""
+    accuracy: float
+    p50_ms: dict[str, float]
+    """By target."""
+    slowness: float
+    """Its time over the shortest one, on the target where that is most."""
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class ChoiceFact:
+    """What was chosen to ship, among what, and why. The candidates stand the fastest first."""
+
+    winner: str
+    reason: str
+    num_images: int
+    protocol: str
+    certain: bool
+    candidates: tuple[CandidateFact, ...]
+    absent: tuple[tuple[str, str], ...]
+    """Those that did not run everywhere, and why."""
+    not_asked: tuple[str, ...]
+    """Limits that only the final session can speak of."""
 
 
 @dataclass(frozen=True)
@@ -267,6 +338,9 @@ class Facts:
     recipe_text: str
     ablations: tuple[AblationFact, ...] = ()
     runtimes: tuple[RuntimesFact, ...] = ()
+    choice: ChoiceFact | None = None
+    checks: tuple[CheckedFact, ...] = ()
+    kits: tuple[KitFact, ...] = ()
     baseline: str | None = "teacher"
     """What the first row is called where others are compared with it; None if nothing else was measured."""
     made: bool = True

@@ -42,7 +42,8 @@ def _measurement(taken: Measurement) -> Iterator[str]:
 
 def _layers(table: Table) -> Iterator[str]:
     rows = sorted(table["rows"], key=lambda row: -float(row["p50_us"]))
-    yield f"Kernels of {table['subject']} on {table['target']}, the longest first:"
+    times = ", ".join(dict.fromkeys(str(row["statistic"]) for row in rows))
+    yield f"Kernels of {table['subject']} on {table['target']}, the longest first ({times}):"
     for row in rows[:_MOST_KERNELS]:
         time = f"{significant(row['p50_us'])} µs"
         yield f"  {time:>12} {percent(row['share']):>8}  {row['op']:<24} {row['name']}"

@@ -6,16 +6,19 @@ import base64
 import shlex
 from functools import lru_cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgekd.report import charts
 from edgekd.report.ablation import NOTES, kind_text, left_out_text
+from edgekd.report.checks import CHECKS_LEAD
+from edgekd.report.choice import CHOICE_COLUMNS, choice_cells, choice_notes, choice_sentence
 from edgekd.report.contribution_axis import contribution_axis
-from edgekd.report.facts import ClassRow, Facts, Number, WaterfallRow
+from edgekd.report.facts import ChoiceFact, ClassRow, Facts, Number, RuntimesFact, WaterfallRow
 from edgekd.report.formatting import moment, points, ratio, seconds, sentence_case, show
 from edgekd.report.judged import bound_text, verdict_sentence
+from edgekd.report.kit import KIT_LEAD
 from edgekd.report.provenance import sections
-from edgekd.report.runtimes import COLUMNS as RUNTIME_COLUMNS
+from edgekd.report.runtimes import columns_of
 from edgekd.report.time_axis import time_axis
 
 if TYPE_CHECKING:
@@ -47,8 +50,13 @@ def render_html(facts: Facts) -> str:
         axes={target.name: charts.accuracy_axis(target.stages) for target in facts.targets},
         ablation_notes=NOTES,
         ablations=[(one, contribution_axis(one)) for one in facts.ablations],
-        runtimes=[(one, time_axis([row.numbers.get("p50") for row in one.rows])) for one in facts.runtimes],
-        runtime_columns={key: name for key, name in RUNTIME_COLUMNS.items() if key != "p50"},
+        **_choice(facts.choice),
+        runtimes=[
+            (one, time_axis([row.numbers.get("p50") for row in one.rows]), runtime_columns(one))
+            for one in facts.runtimes
+        ],
+        checks_lead=CHECKS_LEAD,
+        kit_lead=KIT_LEAD,
         paretos=[plot for plot in map(charts.pareto, facts.targets) if plot],
         accuracy_chart=charts.accuracy_chart(facts.curves),
         term_charts=charts.term_charts(facts.curves),
@@ -59,6 +67,22 @@ def render_html(facts: Facts) -> str:
         sections=sections(facts),
         command=shlex.join(facts.command) if facts.command else "",
     )
+
+
+def runtime_columns(group: RuntimesFact) -> dict[str, str]:
+    """Those of numbers; latency has a column with a plot."""
+    return {key: name for key, name in columns_of(group).items() if key != "p50"}
+
+
+def _choice(choice: ChoiceFact | None) -> dict[str, Any]:
+    if choice is None:
+        return {}
+    return {
+        "choice_sentence": choice_sentence(choice),
+        "choice_columns": CHOICE_COLUMNS,
+        "candidates": [(one, choice_cells(one)) for one in choice.candidates],
+        "choice_notes": list(choice_notes(choice)),
+    }
 
 
 def columns(facts: Facts) -> list[tuple[str, str]]:

@@ -8,10 +8,21 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from edgekd.core.verdict import Outcome
 from edgekd.report.ablation import NOTES, gain_text, kind_text, left_out_text
-from edgekd.report.facts import AblationFact, Facts, Number, RuntimesFact, TargetFact, WaterfallRow
+from edgekd.report.checks import CHECKS_LEAD
+from edgekd.report.choice import CHOICE_COLUMNS, choice_cells, choice_notes, choice_sentence
+from edgekd.report.facts import (
+    AblationFact,
+    ChoiceFact,
+    Facts,
+    Number,
+    RuntimesFact,
+    TargetFact,
+    WaterfallRow,
+)
 from edgekd.report.formatting import show
 from edgekd.report.judged import bound_text, verdict_sentence
-from edgekd.report.runtimes import COLUMNS
+from edgekd.report.kit import KIT_LEAD
+from edgekd.report.runtimes import columns_of
 
 SIGNS: dict[Outcome | None, str] = {"pass": "✅", "fail": "❌", "inconclusive": "❔", None: "▫️"}
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-.!|~$^=:@])")
@@ -36,7 +47,10 @@ def render_markdown(facts: Facts) -> str:
         limits_table(facts),
         *(_waterfall(target, facts.baseline) for target in facts.targets),
         *_list("What each part bought", _controls(facts)),
+        *_choice(facts.choice),
         *(_runtimes(one) for one in facts.runtimes),
+        *_checks(facts),
+        *_kits(facts),
         *(_ablation(one) for one in facts.ablations),
         *_classes(facts),
         *_list("Keep in mind", (escape(one) for one in facts.caveats)),
@@ -110,15 +124,47 @@ def _controls(facts: Facts) -> Iterator[str]:
         yield f"{escape(one.question)} **{one.answer.capitalize()}.** {escape(one.because)}{place}"
 
 
+def _choice(choice: ChoiceFact | None) -> Iterator[str]:
+    if choice is not None:
+        yield "## What ships, and among what it was chosen"
+        yield escape(choice_sentence(choice))
+        rows = []
+        for one in choice.candidates:
+            name, *rest = map(escape, choice_cells(one))
+            rows.append([f"**{name}**" if one.chosen else name, *rest, escape("; ".join(one.limits))])
+        yield table([*CHOICE_COLUMNS, "limit by limit"], rows)
+        yield from map(escape, choice_notes(choice))
+
+
+def _checks(facts: Facts) -> Iterator[str]:
+    if facts.checks:
+        yield f"## What was executed\n\n{escape(CHECKS_LEAD)}"
+    for one in facts.checks:
+        yield _entries(f"{one.title}, {one.precision.upper()}", one.entries)
+
+
+def _kits(facts: Facts) -> Iterator[str]:
+    if facts.kits:
+        yield f"## On devices out of reach\n\n{escape(KIT_LEAD)}"
+    for one in facts.kits:
+        yield _entries(f"{one.title}, {one.precision.upper()}, on {one.device}", one.entries)
+
+
+def _entries(title: str, entries: Sequence[tuple[str, str]]) -> str:
+    lines = "\n".join(f"- **{escape(name)}**: {escape(text)}" for name, text in entries)
+    return f"### {escape(title)}\n\n{lines}"
+
+
 def _runtimes(group: RuntimesFact) -> str:
+    columns = columns_of(group)
     rows = []
     for row in group.rows:
         name = escape(f"{row.runtime}, {row.precision.upper()}" + (f", {row.form}" if row.form else ""))
-        cells = [number_cell(row.numbers[key]) if key in row.numbers else "" for key in COLUMNS]
-        cells = [f"not measured: {escape(row.missing)}", *[""] * (len(COLUMNS) - 1)] if row.missing else cells
+        cells = [number_cell(row.numbers[key]) if key in row.numbers else "" for key in columns]
+        cells = [f"not measured: {escape(row.missing)}", *[""] * (len(columns) - 1)] if row.missing else cells
         rows.append([f"**{name}**" if row.final else name, *cells, escape(row.executed)])
     title = f"## In other runtimes, on {escape(group.target)}"
-    return "\n\n".join([title, table(["artifact", *map(str.lower, COLUMNS.values()), "executed as"], rows)])
+    return "\n\n".join([title, table(["artifact", *map(str.lower, columns.values()), "executed as"], rows)])
 
 
 def _ablation(ablation: AblationFact) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from edgekd.backends.catalogue import BACKENDS
 from edgekd.core.errors import UsageError
@@ -24,6 +25,7 @@ COLUMNS = {
     "accuracy": "Accuracy",
     "agreement": "Same answers",
     "p50": "Latency p50",
+    "compute": "Computing alone",
     "speedup": "Speed-up",
     "size": "Size",
     "memory": "Peak memory",
@@ -31,9 +33,18 @@ COLUMNS = {
 }
 
 
+_ONLY_WHERE_TOLD = ("compute",)
+
+
+def columns_of(group: RuntimesFact) -> dict[str, str]:
+    """`COLUMNS`, without what no runtime tells."""
+    told = {key for row in group.rows for key in row.numbers}
+    return {key: name for key, name in COLUMNS.items() if key not in _ONLY_WHERE_TOLD or key in told}
+
+
 def runtimes_of(source: Source) -> tuple[RuntimesFact, ...]:
     """One for each target, where something stands beside the artifact that ships."""
-    rows = [row for row in source.record.rows if row.role == "alternative" or row.name == source.record.final]
+    rows = _rows(source)
     if len(rows) < 2:
         return ()
     final = next((row for row in rows if row.name == source.record.final), rows[0])
@@ -42,6 +53,25 @@ def runtimes_of(source: Source) -> tuple[RuntimesFact, ...]:
         RuntimesFact(target, tuple(_row(source, row, target) for row in rows))
         for target in targets_of(source)
     )
+
+
+def _rows(source: Source) -> list[Row]:
+    """What ships, what stands beside it, and what it was chosen from: each artifact once."""
+    record = source.record
+    shipped = next((row.graph_step for row in record.rows if row.name == record.final), None)
+    inputs = next((step.inputs for step in record.steps if step.name == shipped), {})
+    chosen_from = {name for names in inputs.values() for name in names.split(",")}
+    found: dict[object, Row] = {}
+    for row in sorted(record.rows, key=lambda row: row.name != record.final):
+        if row.role == "alternative" or row.name == record.final or row.graph_step in chosen_from:
+            found.setdefault(_artifact(source, row), row)
+    return [row for row in record.rows if row in found.values()]
+
+
+def _artifact(source: Source, row: Row) -> object:
+    """Two rows with the same one were measured once; a row that was not measured has its own."""
+    subject = next((m.subject for m in source.measurements if m.subject.name == row.name), None)
+    return row.name if subject is None else (subject.backend, subject.digest)
 
 
 def _row(source: Source, row: Row, target: str) -> RuntimeRow:
@@ -65,6 +95,10 @@ def _numbers(source: Source, row: Row, target: str) -> Iterator[tuple[str, Numbe
     for name, quantity in _ALONE.items():
         if (one := source.of(quantity, row.name, target)) is not None:
             yield name, number(one)
+    p50 = source.of("latency_p50_ms", row.name, target)
+    if p50 is not None and "compute_p50_ms" in p50.detail:
+        alone = float(p50.detail["compute_p50_ms"])
+        yield "compute", replace(number(p50), value=alone, low=None, high=None)
     for name, quantity in _AGAINST_FINAL.items():
         if (one := source.of(quantity, row.name, target, source.record.final)) is not None:
             yield name, number(one)

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 from edgekd.core.verdict import Outcome
 from edgekd.report.ablation import gain_text, kind_text, left_out_text
-from edgekd.report.facts import AblationFact, Facts, LimitFact, Number, RuntimesFact, WaterfallRow
+from edgekd.report.checks import check_lines
+from edgekd.report.choice import CHOICE_COLUMNS, choice_cells, choice_notes, choice_sentence
+from edgekd.report.facts import AblationFact, ChoiceFact, Facts, LimitFact, Number, RuntimesFact, WaterfallRow
 from edgekd.report.formatting import show
 from edgekd.report.judged import bound_text, verdict_sentence
-from edgekd.report.runtimes import COLUMNS
+from edgekd.report.kit import fact_lines
+from edgekd.report.runtimes import columns_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,8 +42,13 @@ def plain_text(facts: Facts) -> str:
     if facts.controls:
         lines.append("")
     lines += [f"{one.question} {one.answer.capitalize()}. {one.because}" for one in facts.controls]
+    lines += choice_lines(facts.choice)
     for group in facts.runtimes:
         lines += ["", *runtime_lines(group)]
+    for checked in facts.checks:
+        lines += ["", *check_lines(checked)]
+    for kit in facts.kits:
+        lines += ["", *fact_lines(kit)]
     for ablation in facts.ablations:
         lines += ["", *ablation_lines(ablation)]
     return "\n".join(printable(line) for line in lines) + "\n"
@@ -48,14 +56,27 @@ def plain_text(facts: Facts) -> str:
 
 def runtime_lines(group: RuntimesFact) -> list[str]:
     """A table: each artifact with its numbers and what its kernels computed in; below it what was not run."""
-    rows = [["", *map(str.lower, COLUMNS.values()), "executed as"]]
+    columns = columns_of(group)
+    rows = [["", *map(str.lower, columns.values()), "executed as"]]
     told = []
     for row in group.rows:
         name = f"{'> ' if row.final else '  '}{row.runtime} [{row.precision}]"
-        rows.append([name, *(_cell(row.numbers.get(key)) for key in COLUMNS), row.executed or "-"])
+        rows.append([name, *(_cell(row.numbers.get(key)) for key in columns), row.executed or "-"])
         told += [f"  {row.runtime} [{row.precision}]: not measured: {row.missing}"] if row.missing else []
     head = f"in other runtimes on {group.target}; same answers and speed-up are against what ships"
     return [head, *(f"  {line}" for line in _aligned(rows)), *told]
+
+
+def choice_lines(choice: ChoiceFact | None) -> list[str]:
+    """Why this artifact ships, and a table of the candidates; nothing where there was no choice."""
+    if choice is None:
+        return []
+    rows = [["", *CHOICE_COLUMNS[1:]]]
+    for one in choice.candidates:
+        name, *rest = choice_cells(one)
+        rows.append([f"{'> ' if one.chosen else '  '}{name}", *rest])
+    lines = ["", choice_sentence(choice), *(f"  {line}" for line in _aligned(rows))]
+    return [*lines, *(f"  {note}" for note in choice_notes(choice))]
 
 
 def ablation_lines(ablation: AblationFact) -> list[str]:
@@ -132,8 +153,14 @@ def panel(facts: Facts) -> RenderableType:
         f" {printable(facts.recipe)}: {(facts.outcome or 'not judged').upper()} ", style=f"bold {style}"
     )
     frame = Panel(body, title=title, border_style=style, title_align="left")
-    texts = [*map(runtime_lines, facts.runtimes), *map(ablation_lines, facts.ablations)]
-    below = ("\n".join(map(printable, lines)) for lines in texts)
+    texts = [
+        choice_lines(facts.choice)[1:],
+        *map(runtime_lines, facts.runtimes),
+        *map(check_lines, facts.checks),
+        *map(fact_lines, facts.kits),
+        *map(ablation_lines, facts.ablations),
+    ]
+    below = ("\n".join(map(printable, lines)) for lines in texts if lines)
     return Group(frame, *(_table(target.name, target.stages) for target in facts.targets), *map(Text, below))
 
 

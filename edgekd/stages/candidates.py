@@ -67,10 +67,11 @@ class Workbench:
         return {graph: Timed(p50_ms=p50_ms[graph], size_bytes=sizes[graph]) for graph in graphs}
 
     def _time(self, graphs: Mapping[str, Path], target: Any) -> dict[str, P50]:
-        from edgekd.measure.probes import time_graphs
+        from edgekd.measure.probes import Graph, time_graphs
 
         seed = derive(self.context.seed, "candidates", *sorted(graphs))
-        found = time_graphs(graphs, target, PROTOCOLS[self.protocol], seed=seed, backend=self.backend)
+        given = {name: Graph(path, self.backend) for name, path in graphs.items()}
+        found = time_graphs(given, target, PROTOCOLS[self.protocol], seed=seed)
         return {graph: P50(value=time.p50_ms, spread=time.spread) for graph, time in found.items()}
 
     def _export_all(self, folder: Path, candidates: Sequence[Candidate]) -> dict[str, Path]:

@@ -15,6 +15,7 @@ STAGES: Registry[Stage] = Registry(
         Entry("distill", "edgekd.stages.distill:STAGE", "train the student with the teacher"),
         Entry("quantize", "edgekd.stages.quantize:STAGE", "INT8, with the teacher still teaching"),
         Entry("export", "edgekd.stages.export:STAGE", "the graph that a runtime loads"),
+        Entry("choose", "edgekd.stages.choose:STAGE", "the fastest artifact that keeps the limits"),
     ],
     group="edgekd.stages",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
 
@@ -13,7 +14,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from edgekd.backends.backend import Backend
 from edgekd.backends.catalogue import BACKENDS
-from edgekd.backends.names import BackendName
+from edgekd.backends.names import BackendName, checked_options
 from edgekd.backends.onnx.adopt import adopt
 from edgekd.core.errors import AbsentRuntimeError, MissingDependencyError, ModelError, UsageError
 from edgekd.stages.context import StageContext
@@ -29,7 +30,7 @@ LEAST_AGREEMENT = 0.98
 """Below this share of equal predictions on val, the export is broken rather than rounded."""
 
 
-Precision = Literal["own", "fp32", "fp16"]
+Precision = Literal["own", "fp32", "fp16", "bf16"]
 _INSTALLED = "installed"
 _OF_GRAPHS = "onnx"
 
@@ -54,10 +55,13 @@ class ExportConfig(StageConfig):
         description="formats; the first one ships and is judged; `edgekd list backends`, or `installed`",
     )
     precision: Precision = Field(
-        "own", description="own: as the model is (INT8 once quantized); fp32 and fp16: of a float model"
+        "own", description="own: as the model is (INT8 once quantized); fp32, fp16 and bf16: of a float model"
     )
-    beside: tuple[Literal["fp32", "fp16"], ...] = Field(
+    beside: tuple[Literal["fp32", "fp16", "bf16"], ...] = Field(
         (), description="precisions in which every backend also gets the model before quantization"
+    )
+    options: dict[BackendName, dict[str, Any]] = Field(
+        {}, description="of single backends, as `{executorch: {allow_outside: true}}`"
     )
     model: str | None = Field(None, description="step that gives the model; default: the nearest")
 
@@ -67,6 +71,11 @@ class ExportConfig(StageConfig):
         if not names or len({*names}) < len(names):
             raise ValueError("name at least one backend, and each once")
         return names
+
+    @field_validator("options")
+    @classmethod
+    def _known_options(cls, options: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        return {name: checked_options(BACKENDS.load(name), written) for name, written in options.items()}
 
     @model_validator(mode="after")
     def _can_be_written(self) -> ExportConfig:
@@ -82,15 +91,25 @@ class ExportConfig(StageConfig):
 
 def parts(config: ExportConfig) -> Sequence[Part]:
     """A graph for each backend; then the float model for each backend in each precision that is wanted."""
-    whole = Part({"backends": config.backends[:1], "beside": ()})
+    whole = Part(_of_backend(config, config.backends[0]))
     return [whole, *_in_other_backends(config), *_in_other_precisions(config)]
+
+
+def _of_backend(config: ExportConfig, name: str) -> dict[str, Any]:
+    """What changes in the configuration of the part for one backend."""
+    options = {key: value for key, value in config.options.items() if key == name}
+    return {"backends": (name,), "beside": (), "options": options}
 
 
 def _in_other_backends(config: ExportConfig) -> Iterator[Part]:
     for name in config.backends[1:]:
         backend = BACKENDS.load(name)
-        changes = {"backends": (name,), "beside": ()}
-        yield Part(changes, suffix=name, title=backend.title, of_float="int8" not in backend.precisions)
+        yield Part(
+            _of_backend(config, name),
+            suffix=name,
+            title=backend.title,
+            of_float="int8" not in backend.precisions,
+        )
 
 
 def _in_other_precisions(config: ExportConfig) -> Iterator[Part]:
@@ -98,7 +117,7 @@ def _in_other_precisions(config: ExportConfig) -> Iterator[Part]:
         backend = BACKENDS.load(name)
         if precision in backend.precisions:
             yield Part(
-                {"backends": (name,), "beside": (), "precision": precision},
+                {**_of_backend(config, name), "precision": precision},
                 suffix=f"{name}-{precision}",
                 title=f"{backend.title} {precision.upper()}",
                 of_float=True,
@@ -142,7 +161,8 @@ def run(context: StageContext, config: ExportConfig, inputs: Inputs) -> Product:
     backend = BACKENDS.load(name)
     form = form_for(context, model, backend, precision)
     file = f"model{backend.suffix}"
-    exported = _write(backend, form.source, context.folder / file)
+    wanted = replace(form.source, options=config.options.get(name, {}))
+    exported = _write(backend, wanted, context.folder / file)
     files = [path.name for path in backend.files_of(context.folder / file)]
     facts = {
         **model_facts(model),

@@ -34,25 +34,27 @@ class Form:
     quantized where this runtime wants them; `native-ptq`: its float weights, quantized by the converter."""
 
 
-def form_for(context: StageContext, model: Model, backend: Backend, precision: str = "own") -> Form:
+def form_for(
+    context: StageContext, model: Model, backend: Backend, precision: Precision | Literal["own"] = "own"
+) -> Form:
     """The model as `backend` takes it; a float one in `precision`.
 
     Raises `ModelError` and `DataError` for a quantized one that cannot be placed anew.
     """
-    module = model.module
+    module, images = model.module, _calibration(context, model)
     if not isinstance(module, QuantizedModule):
-        wanted: Precision = "fp16" if precision == "fp16" else "fp32"
-        return Form(replace(source_of(model), precision=wanted), model, None)
+        wanted: Precision = "fp32" if precision == "own" else precision
+        return Form(replace(source_of(model), precision=wanted, calibration=images), model, None)
     if "int8" not in backend.precisions:
         raise ModelError(f"{backend.name} has no INT8, and this model is quantized", where=backend.title)
     if module.settings.profile in backend.profiles:
-        return Form(replace(source_of(model), precision="int8"), model, "trained")
+        return Form(replace(source_of(model), precision="int8", calibration=images), model, "trained")
     if backend.profiles:
         placed = Model(model.spec, _placed(context, model, module, backend.profiles[0]), model.files_root)
-        return Form(replace(source_of(placed), precision="int8"), placed, "re-calibrated")
+        source = replace(source_of(placed), precision="int8", calibration=images)
+        return Form(source, placed, "re-calibrated")
     floating = Model(model.spec, unquantized(module), model.files_root)
-    calibration = _calibration(context, model)
-    source = replace(source_of(floating), precision="int8", calibration=calibration)
+    source = replace(source_of(floating), precision="int8", calibration=images)
     return Form(source, floating, "native-ptq")
 
 

@@ -138,7 +138,7 @@ def _train(
 
 def _facts(settings: QuantSettings, model: Model, left_out: bool) -> dict[str, Any]:
     """`row_title` keeps the waterfall from claiming a training that there was not."""
-    from edgekd.quant.prepare import int8_kernels
+    from edgekd.quant.prepare import int8_operations
     from edgekd.quant.quantized_module import QuantizedModule
 
     assert isinstance(model.module, QuantizedModule)
@@ -146,7 +146,7 @@ def _facts(settings: QuantSettings, model: Model, left_out: bool) -> dict[str, A
         "profile": settings.profile,
         "weight_bits": settings.weight_bits,
         **({"row_title": "INT8, calibrated"} if left_out else {}),
-        "int8_kernels": int8_kernels(model.module),
+        "int8_operations": int8_operations(model.module),
     }
 
 

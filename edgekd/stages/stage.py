@@ -11,6 +11,7 @@ from pydantic import Field
 
 from edgekd.core.artifact import Artifact, Kind
 from edgekd.core.config import Config
+from edgekd.core.verdict import Limit
 from edgekd.stages.context import StageContext
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Input:
     optional: bool = False
     first: bool = False
     """Take the earliest step of the kind (the teacher) instead of the nearest."""
+    every: bool = False
+    """Take all earlier steps of these kinds, and what they make beside their own artifact."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,8 @@ class KnownData:
 
     source: Source
     outline: Outline | None
+    limits: Sequence[Limit] = ()
+    """The gate's."""
 
 
 @dataclass(frozen=True)

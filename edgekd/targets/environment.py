@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core.errors import TargetError
+from edgekd.core.version_range import in_range
 from edgekd.targets.asking import ask, ending
 from edgekd.targets.target import Session
 from edgekd.targets.wheels import Platform, download, explain
@@ -42,25 +43,33 @@ def set_up(
     *,
     name: str,
     packages: Mapping[str, str],
+    ranges: Mapping[str, str] | None = None,
     base: Sequence[str] = ("python3",),
     offline: bool = False,
 ) -> SetUp:
     """Make `<cache>/edgekd/venv` on the device and install what of `packages` cannot be imported there.
 
-    A second call changes nothing. `base`: the Python that the environment is made of. `offline`: this machine
-    fetches the wheels and pushes them. Raises `TargetError` that says what the device lacks.
+    A second call changes nothing. `ranges`: package -> specifiers of the versions that may be there. `base`:
+    the Python that the environment is made of. `offline`: this machine fetches the wheels and pushes them.
+    Raises `TargetError` that says what the device lacks.
     """
-    return _Environment(session, name, dict(packages), tuple(base), offline).set_up()
+    return _Environment(session, name, dict(packages), dict(ranges or {}), tuple(base), offline).set_up()
 
 
 class _Environment:
     """One set-up under way."""
 
     def __init__(
-        self, session: Session, name: str, packages: dict[str, str], base: tuple[str, ...], offline: bool
+        self,
+        session: Session,
+        name: str,
+        packages: dict[str, str],
+        ranges: dict[str, str],
+        base: tuple[str, ...],
+        offline: bool,
     ) -> None:
         self.session, self.name, self.packages, self.base = session, name, packages, base
-        self.offline = offline
+        self.ranges, self.offline = ranges, offline
         self.facts = self._look(base, {})
         self.python = f"{self.facts['venv']}/bin/python"
         libc = self.facts["libc"]
@@ -76,8 +85,8 @@ class _Environment:
             self._install(missing)
         found = self._inside()
         if self._missing(found):
-            reasons = [f"{p}: {found['modules'][p].get('error')}" for p in self._missing(found)]
-            raise TargetError(f"installed, but not to be imported: {'; '.join(reasons)}", where=self.name)
+            reasons = [f"{p}: {self._unfit(found['modules'][p], p)}" for p in self._missing(found)]
+            raise TargetError(f"installed, but not to be used: {'; '.join(reasons)}", where=self.name)
         return self._report(found, missing)
 
     def _report(self, found: Mapping[str, Any], installed: list[str]) -> SetUp:
@@ -107,7 +116,16 @@ class _Environment:
         return self._look((self.python,), {**self.packages, **tensorrt})
 
     def _missing(self, found: Mapping[str, Any]) -> list[str]:
-        return [p for p in self.packages if "version" not in found["modules"][p]]
+        return [p for p in self.packages if self._unfit(found["modules"][p], p)]
+
+    def _unfit(self, module: Mapping[str, Any], package: str) -> str | None:
+        """Why what was found is not what was asked for."""
+        version, range_ = module.get("version"), self.ranges.get(package, "")
+        if version is None:
+            return str(module.get("error"))
+        if version == "?" or in_range(version, range_):
+            return None
+        return f"{version} is out of the range {range_}"
 
     def _usable(self) -> bool:
         """Whether an environment is there, whole, of the same Python, and sees what it should."""
@@ -139,6 +157,7 @@ class _Environment:
         return f"on the device: `sudo apt install python{self.platform.python_minor}-venv`"
 
     def _install(self, packages: list[str]) -> None:
+        packages = [f"{package}{self.ranges.get(package, '')}" for package in packages]
         with tempfile.TemporaryDirectory(prefix="edgekd-wheels-") as folder:
             pip = self._pip(Path(folder, "pip"))
             pushed = self._push_wheels(packages, Path(folder, "wheels")) if self.offline else []

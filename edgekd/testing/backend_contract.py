@@ -144,7 +144,8 @@ def the_description_is_true(name: str, folder: Path) -> None:
     backend = BACKENDS.load(name)
     assert backend.name == name
     assert backend.suffix.startswith(".")
-    assert backend.runtime.is_file()
+    assert all(file.is_file() for file in backend.device_files)
+    assert all(part.name.startswith(f"{name}_") for part in backend.runtime_parts)
     assert backend.title
     assert {"fp32"} <= {*backend.precisions} <= {"fp32", "fp16", "bf16", "int8"}
 
@@ -192,7 +193,12 @@ def every_precision_runs_as_what_it_is(name: str, folder: Path) -> None:
     """INT8 has integer kernels where the runtime tells; every other file answers like the network."""
     for precision in BACKENDS.load(name).precisions:
         backend, path, _ = exported(name, folder, precision)  # type: ignore[arg-type]
-        found = run(backend, path)
+        try:
+            found = run(backend, path)
+        except AbsentRuntimeError:
+            if precision == "bf16":  # not every processor has it
+                continue
+            raise
         assert found.profile["unexpected"] == [], precision
         counted = found.profile.get("precisions", {})
         integers = sum(counted.get(kind, 0) for kind in _INTEGERS)

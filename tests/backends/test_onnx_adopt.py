@@ -68,5 +68,5 @@ def test_a_size_that_is_not_the_preprocessing_s_is_refused_with_the_fix(tmp_path
 def test_a_truncated_graph_is_a_clear_error(tmp_path: Path) -> None:
     source = graph(tmp_path / "g.onnx", ["N", 3, 4, 4])
     source.write_bytes(source.read_bytes()[:40])
-    with pytest.raises(ModelError, match="not a readable ONNX model"):
+    with pytest.raises(ModelError, match="cut short"):
         adopt(source, (3, 4, 4), tmp_path / "m.onnx")

@@ -94,7 +94,7 @@ def test_an_emulated_device_has_no_times(here: Here, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["a.onnx"], "at least two ONNX files"),
+        (["a.onnx"], "at least two models"),
         (["a.onnx", "c.onnx"], "c.onnx: there is no such file"),
         (["a.onnx", "b.onnx", "--target", "pi5"], "`pi5` is not a target"),
         (["a.onnx", "b.onnx", "--profile", "quik"], "close names: quick"),

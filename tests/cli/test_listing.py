@@ -31,6 +31,11 @@ def test_what_a_name_needs_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert "[needs edgekd[train]]" in digits
 
 
+def test_the_versions_that_a_backend_was_proven_with_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    command("backends", "onnx")
+    assert "proven with onnxruntime >=" in capsys.readouterr().out
+
+
 def test_targets_come_from_the_devices_file_of_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

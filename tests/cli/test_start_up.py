@@ -21,6 +21,7 @@ COMMANDS = (
     "store import",
     *("device", "device add", "device list", "device show", "device doctor", "device setup"),
     *("device prepare", "device restore", "device clean", "device remove"),
+    *("kit", "kit write", "kit read"),
 )
 
 _HELP_OF_ALL = """

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from edgekd.backends.catalogue import BACKENDS
 from edgekd.targets.devices_file import DEVICES_FILE
 from tests.cli.running import edgekd
 from tests.devices.sshd import NAME, Sshd, make_key, running_sshd, user
@@ -155,7 +156,9 @@ def test_a_device_that_lets_nobody_in_stays_added(project: Project, tmp_path: Pa
 def test_a_device_without_the_runtime_says_what_setup_would_do(project: Project) -> None:
     done = project.add("--yes", "--python", "/usr/bin/python3")
     assert done.returncode in (0, 4)
-    if "onnxruntime" in done.stdout:
+    if "runs ONNX Runtime" not in done.stdout:
+        assert "does not run onnx, openvino, " in done.stdout
+        assert "No module named 'numpy'" in done.stdout
         assert "edgekd device setup board" in done.stdout
 
 
@@ -175,6 +178,8 @@ def test_a_doctor_says_what_is_well(added: Project) -> None:
     found = json.loads(done.stdout)
     assert {check["state"] for check in found["checks"]} <= {"ok", "note"}
     assert found["facts"]["cores"]
+    assert found["runtimes"]["versions"]["onnx"]["onnxruntime"]
+    assert {*found["runtimes"]["versions"], *found["runtimes"]["absent"]} == {*BACKENDS.names()}
 
 
 def test_a_doctor_says_what_is_wrong(added: Project) -> None:

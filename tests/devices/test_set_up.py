@@ -97,8 +97,17 @@ def test_what_is_damaged_is_made_again(made: tuple[Session, Path, SetUp], damage
     assert (done.installed, set(done.versions)) == (("six",), {"six"})
 
 
+def test_what_is_out_of_range_is_replaced(made: tuple[Session, Path, SetUp]) -> None:
+    session = made[0]
+    old = set_up(session, name="local", base=PYTHON, packages=SMALL, ranges={"six": "<1.16"})
+    assert (old.installed, old.versions["six"] < "1.16") == (("six",), True)
+    new = set_up(session, name="local", base=PYTHON, packages=SMALL, ranges={"six": ">=1.16,<2"})
+    assert (new.installed, new.versions["six"] >= "1.16") == (("six",), True)
+    assert set_up(session, name="local", base=PYTHON, packages=SMALL).installed == ()
+
+
 def test_what_installs_but_does_not_import_is_an_error(made: tuple[Session, Path, SetUp]) -> None:
-    with pytest.raises(TargetError, match="installed, but not to be imported: six: ModuleNotFoundError"):
+    with pytest.raises(TargetError, match="installed, but not to be used: six: ModuleNotFoundError"):
         set_up(made[0], name="local", base=PYTHON, packages={"six": "seven"})
 
 

@@ -14,13 +14,22 @@ sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 PAGE = REPOSITORY / "docs" / "does-it-teach.md"
 
 
-@pytest.mark.parametrize("name", ["does-it-teach.md", "backends.md"])
+@pytest.mark.parametrize("name", ["does-it-teach.md", "backends.md", "backends/tensorrt.md"])
 def test_the_tables_are_those_of_the_rows(name: str) -> None:
     import write_tables
 
     assert name in write_tables.PAGES
     page = text_of(REPOSITORY / "docs" / name)
     assert page == write_tables.filled(name, page), "run `make docs`"
+
+
+def test_the_linter_was_asked_about_graphs_of_every_origin_and_never_disagreed() -> None:
+    import qdq_linter_against_parser as evidence
+
+    found = evidence.latest(evidence.rows(evidence.NAME))
+    assert len(found) >= 40
+    assert {row["origin"] for row in found} == set(evidence.ORIGINS)
+    assert [row["graph"] for row in found if not row["agree"]] == []
 
 
 @pytest.mark.parametrize("method", METHODS.names())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,7 @@ def test_all_but_the_size_is_not_measured_and_says_why(tmp_path: Path, graph: Pa
     mine = [m for m in found if m.subject.name == "net-lacking" and m.quantity != "size_bytes"]
     assert len(mine) == 8 + 4
     assert {m.value for m in mine} == {None}
-    assert all(f"`net-lacking` is not on this device: {REASON}" in (m.not_measured or "") for m in mine)
+    assert all(f"`net-lacking` cannot run on this device: {REASON}" in (m.not_measured or "") for m in mine)
     assert find(found, "size_bytes", "net-lacking").value == graph.stat().st_size
 
 
@@ -95,8 +96,59 @@ def test_what_is_needed_is_refused_and_what_is_further_is_told(target: LocalTarg
     assert "further" not in facts
     assert [*facts["versions"]] == ["runtime_onnx"]
     with pytest.raises(
-        AbsentRuntimeError, match=r"Lacking is not on this device(.|\n)*name a target"
+        AbsentRuntimeError, match=r"Lacking cannot run on this device(.|\n)*name a target"
     ) as caught:
+        device_facts(target, backends=["lacking"])
+    assert caught.value.exit_code == 4
+
+
+def test_a_broken_runtime_is_told_with_its_own_words(target: LocalTarget) -> None:
+    source = ONNX.runtime.read_text().replace(
+        "import numpy as np\n", "raise ImportError('libfancy.so.7: cannot open\\nmore')\n", 1
+    )
+    LACKING.runtime.write_text(source)
+    facts = device_facts(target, backends=["onnx"], further=["lacking"])
+    assert facts["absent"] == {"lacking": "importing it fails: libfancy.so.7: cannot open"}
+    with pytest.raises(AbsentRuntimeError, match=r"libfancy(.|\n)*--force-reinstall --no-deps onnxruntime"):
+        device_facts(target, backends=["lacking"])
+
+
+def test_a_shared_library_that_is_gone_is_a_broken_runtime(target: LocalTarget) -> None:
+    source = ONNX.runtime.read_text().replace(
+        "import numpy as np\n", "import ctypes\nctypes.CDLL('libfancy.so.7')\n", 1
+    )
+    LACKING.runtime.write_text(source)
+    facts = device_facts(target, backends=["onnx"], further=["lacking"])
+    assert facts["absent"]["lacking"].startswith(
+        "importing it fails: libfancy.so.7: cannot open shared object"
+    )
+
+
+OUT_OF_RANGE = f"onnxruntime {version('onnxruntime')} is out of the range >=99,<100"
+
+
+@pytest.fixture
+def unproven(lacking: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime under another name, of which other versions were proven."""
+    monkeypatch.setattr(
+        f"{__name__}.LACKING",
+        replace(LACKING, runtime=ONNX.runtime, versions={"onnxruntime": ">=99,<100"}),
+    )
+
+
+def test_a_runtime_out_of_range_is_not_measured(
+    unproven: None, tmp_path: Path, graph: Path, evalset: Path
+) -> None:
+    _, found = measured(tmp_path, graph, evalset, "onnx", "lacking")
+    mine = [m for m in found if m.subject.name == "net-lacking" and m.quantity != "size_bytes"]
+    assert {m.value for m in mine} == {None}
+    assert all(m.not_measured and m.not_measured.endswith(OUT_OF_RANGE) for m in mine)
+    assert find(found, "accuracy", "net-onnx").value is not None
+
+
+def test_a_runtime_out_of_range_that_ships_ends_with_4(unproven: None, target: LocalTarget) -> None:
+    assert device_facts(target, further=["lacking"])["absent"] == {"lacking": OUT_OF_RANGE}
+    with pytest.raises(AbsentRuntimeError, match=r">=99,<100(.|\n)*fix: pip install 'onnxruntime") as caught:
         device_facts(target, backends=["lacking"])
     assert caught.value.exit_code == 4
 

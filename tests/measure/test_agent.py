@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from edgekd.backends.catalogue import BACKENDS
 from edgekd.backends.onnx import runtime
 from edgekd.core.digest import of_file
 from edgekd.core.errors import DataError, ModelError, TargetError
@@ -26,7 +27,8 @@ from tests.measure import graphs
 from tests.measure.graphs import PREPROCESS
 
 AGENT = sorted(Path(agent.__file__).parent.glob("agent*.py"))
-ON_DEVICE = [*AGENT, Path(runtime.__file__)]
+RUNTIMES = [file for name in ("onnx", "tensorrt") for file in BACKENDS.load(name).device_files]
+ON_DEVICE = [*AGENT, *RUNTIMES]
 OPTIONAL = {"agent_end_to_end.py": ("PIL",), "agent_loadgen.py": ("mlperf_loadgen",)}
 LIBC = "import ctypes\nlibc = ctypes.CDLL(None)\n"
 
@@ -37,19 +39,19 @@ def device() -> Iterator[Device]:
         yield opened
 
 
-@pytest.mark.parametrize("path", ON_DEVICE, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", ON_DEVICE, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_device_code_is_python_3_8(path: Path) -> None:
     ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 8))
 
 
-@pytest.mark.parametrize("path", ON_DEVICE, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", ON_DEVICE, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_device_code_imports_the_standard_library_numpy_and_the_runtime_only(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     names += [str(node.module) for node in imports if node.level == 0]
     roots = {name.partition(".")[0] for name in names}
-    beside = {path.stem for path in AGENT}
+    beside = {path.stem for path in ON_DEVICE}
     assert roots <= set(sys.stdlib_module_names) | beside | {
         "numpy",
         "onnxruntime",

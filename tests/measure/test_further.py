@@ -163,7 +163,7 @@ def test_every_kernel_has_its_time(rig: Rig, net: Item, folder: Path) -> None:
     assert any("Gemm" in row["op"] for row in rows)
     assert kept(folder, "net.layers.json")["runs"] == 50
     text = further_text([], [{"kind": "layers", "target": "local", "subject": "net", "rows": rows}])
-    assert "Gemm" in text
+    assert "Gemm" in text and "the longest first (p50 of 50 runs):" in text
 
 
 def test_settings_take_turns_and_the_fastest_comes_first(rig: Rig, net: Item, folder: Path) -> None:

@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 
 from edgekd.core.errors import ModelError, UsageError
-from edgekd.measure.probes import device_facts, predict, smoke_latency, time_graphs
+from edgekd.measure.probes import Graph, device_facts, predict, smoke_latency, time_graphs
 from edgekd.measure.protocol import Protocol, WarmUp
 from edgekd.targets.local import LocalTarget
 from tests.measure import graphs
@@ -23,7 +23,7 @@ PROTOCOL = Protocol(
 @pytest.mark.quiet
 def test_much_larger_graphs_take_longer(target: LocalTarget, graph: Path, tmp_path: Path) -> None:
     large = graphs.conv_net(tmp_path / "large.onnx", width=96, depth=4)
-    found = time_graphs({"small": graph, "large": large}, target, PROTOCOL, seed=0)
+    found = time_graphs({"small": Graph(graph), "large": Graph(large)}, target, PROTOCOL, seed=0)
     assert found["large"].detail["min"] > found["small"].detail["min"]
     assert found["small"].p50_ms > 0
     assert found["small"].spread >= 0
@@ -35,7 +35,7 @@ def test_emulated_times_rank_nothing(
 ) -> None:
     monkeypatch.setenv("EDGEKD_EMULATED", "qemu")
     with pytest.raises(UsageError, match="rank nothing"):
-        time_graphs({"g": graph}, target, PROTOCOL.model_copy(update={"num_processes": 1}), seed=0)
+        time_graphs({"g": Graph(graph)}, target, PROTOCOL.model_copy(update={"num_processes": 1}), seed=0)
 
 
 def test_smoke_latency_of_one_graph_on_real_images(target: LocalTarget, graph: Path, evalset: Path) -> None:

@@ -20,9 +20,11 @@ from PIL import Image
 
 from edgekd.core.errors import DataError, ModelError, TargetError, UsageError
 from edgekd.measure.device import Device
+from edgekd.measure.probes import Graph
 from edgekd.measure.protocol import PROTOCOLS, Protocol, WarmUp
 from edgekd.pipeline.bench import Bench, Result, protocol_of, run_bench
-from edgekd.pipeline.bench_models import find_baseline, name_models, prepare
+from edgekd.pipeline.bench_files import find_baseline, name_models
+from edgekd.pipeline.bench_models import prepare
 from edgekd.store.store import Store
 from edgekd.targets.local import LocalTarget
 from tests.measure import graphs
@@ -59,13 +61,18 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def result(models: dict[str, Path], store: Store) -> Result:
-    bench = Bench(models=models, baseline="large", target=LOCAL, protocol=PROTOCOL)
+    bench = Bench(
+        models={name: Graph(path) for name, path in models.items()},
+        baseline="large",
+        target=LOCAL,
+        protocol=PROTOCOL,
+    )
     return run_bench(bench, store, silent)
 
 
 @pytest.fixture
 def pair(models: dict[str, Path]) -> Bench:
-    two = {name: models[name] for name in ("small", "large")}
+    two = {name: Graph(models[name]) for name in ("small", "large")}
     return Bench(models=two, baseline="small", target=LOCAL, protocol=PROTOCOL)
 
 
@@ -217,6 +224,48 @@ def test_models_have_short_names_that_are_unique(tmp_path: Path) -> None:
     assert list(name_models([paths[0], paths[0]])) == ["a", "a#2"], "a file beside itself: an A/A check"
 
 
+def _touched(folder: Path, *names: str) -> list[Path]:
+    paths = [folder / name for name in names]
+    for path in paths:
+        path.touch()
+    return paths
+
+
+def test_a_suffix_tells_whose_file_it_is(tmp_path: Path) -> None:
+    paths = _touched(
+        tmp_path, "m.onnx", "m.xml", "m.pte", "m.tflite", "other.ncnn.param", "apple.mlpackage.zip"
+    )
+    found = name_models(paths)
+    assert {name: graph.backend for name, graph in found.items()} == {
+        "m.onnx": "onnx",
+        "m.xml": "openvino",
+        "m.pte": "executorch",
+        "m.tflite": "litert",
+        "other": "ncnn",
+        "apple": "coreml",
+    }
+
+
+def test_a_backend_is_named_where_several_have_such_files(tmp_path: Path) -> None:
+    a, b = _touched(tmp_path, "a.onnx", "b.xml")
+    assert [graph.backend for graph in name_models([a, b], ["tensorrt"]).values()] == ["tensorrt", "openvino"]
+    both = name_models([a], ["onnx", "tensorrt"])
+    assert {name: graph.backend for name, graph in both.items()} == {
+        "a in onnx": "onnx",
+        "a in tensorrt": "tensorrt",
+    }
+
+
+def test_what_is_no_backends_file_and_what_has_no_file_is_refused(tmp_path: Path) -> None:
+    a, b = _touched(tmp_path, "a.onnx", "b.engine")
+    with pytest.raises(UsageError, match=r"b\.engine: no backend(.|\n)*\.onnx \(onnx, tensorrt\), \.xml"):
+        name_models([a, b])
+    with pytest.raises(UsageError, match=r"--backend openvino: none of the files is \.xml"):
+        name_models([a, a], ["openvino"])
+    with pytest.raises(UsageError, match="`opnvino` is not a backend; close names: openvino"):
+        name_models([a, a], ["opnvino"])
+
+
 def test_one_model_is_no_comparison_and_a_missing_one_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="at least two"):
         name_models([tmp_path / "a.onnx"])
@@ -225,7 +274,7 @@ def test_one_model_is_no_comparison_and_a_missing_one_is_named(tmp_path: Path) -
 
 
 def test_the_baseline_is_the_first_or_the_one_that_is_named() -> None:
-    named = {"a": Path("x/a.onnx"), "b": Path("x/b.onnx")}
+    named = {"a": Graph(Path("x/a.onnx")), "b": Graph(Path("x/b.onnx"))}
     assert find_baseline(None, named) == "a"
     assert [find_baseline(word, named) for word in ("b", "b.onnx", "x/b.onnx")] == ["b"] * 3
     with pytest.raises(UsageError, match="choices: a, b"):
@@ -271,7 +320,7 @@ def _foreign(path: Path, shape: list[int | str]) -> Path:
 def test_another_name_for_the_batch_is_no_obstacle(models: dict[str, Path], tmp_path: Path) -> None:
     foreign = _foreign(tmp_path / "foreign.onnx", ["N", 3, 8, 8])
     one = PROTOCOL.model_copy(update={"num_processes": 1})
-    bench = Bench({"foreign": foreign, "small": models["small"]}, "foreign", LOCAL, one)
+    bench = Bench({"foreign": Graph(foreign), "small": Graph(models["small"])}, "foreign", LOCAL, one)
     found = run_bench(bench, None, silent)
     assert found.comparisons[0].ratio > 0
     assert found.changes["foreign"], "what was changed in the copy is told"
@@ -289,7 +338,7 @@ def test_a_silent_fall_back_leaves_nothing_to_claim(models: dict[str, Path], tmp
         pytest.skip("this build of ONNX Runtime has no second provider to fall back from")
     options = {"providers": ["AzureExecutionProvider", "CPUExecutionProvider"]}
     one = PROTOCOL.model_copy(update={"num_processes": 1})
-    two = {name: models[name] for name in ("small", "large")}
+    two = {name: Graph(models[name]) for name in ("small", "large")}
     bench = Bench(two, "small", LocalTarget(name="local", options=options), one)
     found = run_bench(bench, Store(tmp_path), silent)
     assert found.comparisons[0].answer == "cannot tell"

@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgekd.backends.catalogue import BACKENDS
 from edgekd.pipeline.cgroup import core_quota, memory_limit
 from edgekd.pipeline.diagnosis import Diagnosis, describe, diagnose
 
@@ -30,7 +32,9 @@ PI5: dict[str, Any] = {
         "emulated": None,
         "energy_rails": [],
     },
-    "providers": ["CPUExecutionProvider"],
+    "runtimes": {"onnx": {"told": "onnxruntime 1.30.0", "providers": "CPUExecutionProvider"}},
+    "absent_runtimes": {"openvino": "No module named 'openvino'"},
+    "exporters": {"onnx": None, "openvino": "this needs the package `openvino`, which is not installed"},
     "local_error": None,
     "flags": ["asimd", "asimddp"],
     "state": {
@@ -68,13 +72,30 @@ def test_the_facts_are_plain_data(found: Diagnosis) -> None:
     assert json.loads(json.dumps(found.as_data()))["sections"] == found.sections
 
 
-def test_the_runtime_answers_on_this_machine(found: Diagnosis) -> None:
-    assert "CPUExecutionProvider" in found.facts["providers"]
+def test_every_backend_is_told_with_its_runtime_or_why_it_lacks_one(found: Diagnosis) -> None:
+    facts = found.facts
+    assert facts["runtimes"]["onnx"]["told"] == f"onnxruntime {version('onnxruntime')}"
+    assert "CPUExecutionProvider" in facts["runtimes"]["onnx"]["providers"]
+    assert {*facts["runtimes"], *facts["absent_runtimes"]} == {*BACKENDS.names()}
+    assert all(facts["absent_runtimes"].values())
+    assert {*facts["exporters"]} == {*BACKENDS.names()} and facts["exporters"]["onnx"] is None
+
+
+def test_what_runs_and_what_exports_are_told_apart() -> None:
+    lines = _with()["Backends"]
+    at = next(number for number, line in enumerate(lines) if line.startswith("onnx: "))
+    assert lines[at + 1 : at + 3] == ["  runs here, onnxruntime 1.30.0", "  exports here"]
+    at = next(number for number, line in enumerate(lines) if line.startswith("openvino: "))
+    assert lines[at + 1] == "  does not run here: No module named 'openvino'"
+    assert lines[at + 2] == (
+        "  does not export here: this needs the package `openvino`, which is not installed"
+    )
 
 
 def test_looking_loads_no_runtime_into_the_process() -> None:
     code = (
-        "import sys; from edgekd.pipeline.diagnosis import diagnose; diagnose();"
+        "import sys; from edgekd.pipeline.diagnosis import diagnose, BACKENDS\n"
+        "BACKENDS._entries = {'onnx': BACKENDS.entry('onnx')}; diagnose()\n"
         "print([n for n in ('torch', 'onnx', 'onnxruntime', 'sklearn', 'plotly') if n in sys.modules])"
     )
     done = subprocess.run(
@@ -123,6 +144,7 @@ def test_a_broken_devices_file_is_told_and_stops_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "edgekd-devices.yaml").write_text("pi5: {kind: sssh}\n")
+    monkeypatch.setattr(BACKENDS, "_entries", {"onnx": BACKENDS.entry("onnx")})
     lines = diagnose().sections["Targets"]
     assert "`sssh` is not a kind of target" in lines[0]
 

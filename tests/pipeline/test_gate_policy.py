@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from edgekd.core.errors import UsageError
-from edgekd.pipeline.gate_policy import ANY_TARGET, DROP, RULES, SIZE, TIME, GatePolicy, limits
+from edgekd.core.verdict import ANY_TARGET
+from edgekd.pipeline.gate_policy import DROP, RULES, SIZE, TIME, GatePolicy, limits
 
 
 def bounds(text: str, targets: tuple[str, ...] = ("local", "pi5")) -> list[tuple[str, str, float, float]]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edgekd.backends.onnx.export import INPUT, OUTPUT, export
 from edgekd.backends.source import Source
-from edgekd.quant.prepare import calibrate, finalize, int8_kernels, prepare
+from edgekd.quant.prepare import calibrate, finalize, int8_kernels, int8_operations, prepare
 from edgekd.quant.quantized_module import QuantizedModule
 from edgekd.quant.settings import QuantSettings
 from tests.quant.digits import SIZE, Digits, logits_of, network, train
@@ -78,6 +78,14 @@ def test_every_operation_becomes_its_int8_kernel(shortcut: str, data: Digits, tm
     expected = int8_kernels(module)
     assert {name: operators[name] for name in expected} == expected
     assert not {"Conv", "FusedConv", "Gemm", "FusedGemm", "Add", "Relu", "ReduceMean"} & set(operators)
+
+
+@pytest.mark.parametrize("profile", ["ort_x86", "tensorrt"])
+def test_operations_are_told_by_kind_whatever_runs_them(profile: str, data: Digits) -> None:
+    """A ResNet-8 has seven convolutions, with projections two more, three additions and a classifier."""
+    settings = QuantSettings(profile=profile, weight_bits=7)
+    found = int8_operations(prepare(network("B"), settings, data.train_images[:8]))
+    assert (found["conv"], found["add"], found["linear"]) == (9, 3, 1)
 
 
 class Blocks(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgekd.backends.backend import Backend
+from edgekd.backends.ranges import TORCH
 
 BACKEND = Backend(
     name="coreml",
@@ -16,6 +17,7 @@ BACKEND = Backend(
     runtime=Path(__file__).with_name("runtime.py"),
     baseline="edgekd.backends.coreml.baseline:one_node_graph",
     libraries=("coremltools", "torch", "numpy"),
+    versions={**TORCH, "coremltools": ">=9,<10"},
     precisions=("fp32", "fp16"),
     device_packages={"numpy": "numpy", "coremltools": "coremltools"},
 )

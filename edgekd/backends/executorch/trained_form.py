@@ -8,7 +8,7 @@ import torch
 import torch.ao.quantization.fx._decomposed
 from torch import fx
 
-from edgekd.backends.executorch.lowering import constant
+from edgekd.backends.executorch.writing import constant
 from edgekd.backends.onnx import operators
 
 _SHIFT = 128

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,16 @@ _QUIET = {
 }
 
 
-def convert(request: dict[str, Any], folder: Path, *, time_limit_s: float = TIME_LIMIT_S) -> dict[str, Any]:
+def convert(
+    request: dict[str, Any],
+    folder: Path,
+    *,
+    time_limit_s: float = TIME_LIMIT_S,
+    suspects: Callable[[], list[str]] = list,
+) -> dict[str, Any]:
     """The converter's answer to `request` (see converter.py), which it works on in `folder`.
 
+    `suspects`: operators, with their modules, that may be the reason of a refusal which names no module.
     Raises `MissingEnvironmentError` without its Python, `ModelError` when it cannot convert, when it ends
     without an answer, and when its time is over. However this ends, no process of it is left.
     """
@@ -54,7 +62,7 @@ def convert(request: dict[str, Any], folder: Path, *, time_limit_s: float = TIME
             finally:
                 _end(process)
         noise.seek(0)
-        return _answer(said, process.returncode, noise.read().decode("utf-8", "replace"))
+        return _answer(said, process.returncode, noise.read().decode("utf-8", "replace"), suspects)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -63,7 +71,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _answer(said: bytes, code: int, noise: str) -> dict[str, Any]:
+def _answer(said: bytes, code: int, noise: str, suspects: Callable[[], list[str]]) -> dict[str, Any]:
     lines = said.decode("utf-8", "replace").splitlines()
     try:
         answer = json.loads(lines[-1]) if len(lines) == 1 else None
@@ -72,7 +80,7 @@ def _answer(said: bytes, code: int, noise: str) -> dict[str, Any]:
     if not isinstance(answer, dict):
         raise _failure(f"LiteRT's converter {_ending(code)}: {_last(noise)}", "see whether memory is short")
     if not answer.get("ok"):
-        raise _refusal(answer)
+        raise _refusal(answer, suspects)
     return answer
 
 
@@ -85,13 +93,19 @@ def _last(noise: str) -> str:
     return " ".join(lines[-2:])[:300] or "it said nothing"
 
 
-def _refusal(answer: dict[str, Any]) -> EdgekdError:
+def _refusal(answer: dict[str, Any], suspects: Callable[[], list[str]]) -> EdgekdError:
     if answer.get("missing"):
         return environment.MissingEnvironmentError(
             f"the converter's Python cannot import `{answer['missing']}`"
         )
     operator, module = answer.get("operator"), answer.get("module")
     where = f" in {module}" if module else ""
+    found = [] if module else suspects()
+    if found:
+        return _failure(
+            f"LiteRT's converter does not take {'; '.join(found)}: {answer.get('message')}",
+            "replace that operation, keep it out of the network, or use the onnx backend",
+        )
     if operator:
         return _failure(
             f"LiteRT's converter does not know `{operator}`{where}",

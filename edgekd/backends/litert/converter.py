@@ -103,7 +103,7 @@ def finished(data: bytes, metadata: dict[str, str]) -> tuple[bytes, Any]:
     for any_batch in (True, False):
         batch = "any" if any_batch else "1"
         named = _edited(data, {**metadata, "batch": batch}, any_batch=any_batch)
-        if not any_batch or _same_for_two(named):
+        if not any_batch or _same_for_two(named, data):
             return named, "any" if any_batch else 1
     raise AssertionError
 
@@ -144,19 +144,25 @@ def _added_buffer(model: Any, content: bytes) -> int:
 
 def _free_batch(model: Any) -> None:
     """Let what keeps the one image as its first dimension take any number of them."""
-    graph = model.subgraphs[0]
-    for operation in graph.operators:
+    for operation in model.subgraphs[0].operators:
         code = model.operatorCodes[operation.opcodeIndex]
         kind, options = max(code.builtinCode, code.deprecatedBuiltinCode), operation.builtinOptions
         if kind == _RESHAPE and len(operation.inputs) == 2:
             shape = _free_first(model, operation, 1)
             if shape is not None and options is not None:
                 options.newShape = shape
-        elif kind == _SLICE and _first(model, operation, 1) == 0:
+        elif kind == _SLICE and _takes_the_image(model, operation, size=True):
             _free_first(model, operation, 2)
-        elif kind == _STRIDED_SLICE and (_first(model, operation, 1), _first(model, operation, 2)) == (0, 1):
+        elif kind == _STRIDED_SLICE and _takes_the_image(model, operation, size=False):
             options.beginMask |= 1
             options.endMask |= 1
+
+
+def _takes_the_image(model: Any, operation: Any, *, size: bool) -> bool:
+    """Whether a slice keeps the one image; of another first axis, it chooses a part."""
+    shape = model.subgraphs[0].tensors[operation.inputs[0]].shape
+    begin, end = _first(model, operation, 1), _first(model, operation, 2)
+    return bool(len(shape) and shape[0] == 1 and begin == 0 and (size or end == 1))
 
 
 def _constant(model: Any, operation: Any, place: int) -> Any:
@@ -193,20 +199,20 @@ def _free_first(model: Any, operation: Any, place: int) -> Any:
     return values
 
 
-def _same_for_two(data: bytes) -> bool:
-    """Whether two images at once give what each gives alone, seen on images whose answers differ.
+def _same_for_two(data: bytes, of_one: bytes) -> bool:
+    """Whether two images at once give what each gives alone in the file `of_one`, where their answers differ.
 
     An operation that keeps a single image would go unnoticed otherwise: its result is broadcast.
     """
     import numpy as np
 
-    details = _interpreter(data, 1).get_input_details()[0]
+    details = _interpreter(of_one, 1).get_input_details()[0]
     shape, kind = (2, *details["shape"][1:]), details["dtype"]
     random = np.random.default_rng(0)
     images = random.standard_normal(shape) if kind == np.float32 else random.integers(-128, 128, shape)
     try:
         both = _answers(data, images.astype(kind))
-        alone = np.concatenate([_answers(data, image[None].astype(kind)) for image in images])
+        alone = np.concatenate([_answers(of_one, image[None].astype(kind)) for image in images])
     except (RuntimeError, ValueError):
         return False
     tolerance = 1e-5 * np.abs(alone).max()
@@ -269,6 +275,9 @@ def _caller(program: Any, name: str) -> str | None:
         stack = list((node.meta.get("nn_module_stack") or {}).values())
         if node.op == "call_function" and stack and name.strip("_") in str(node.target):
             path, kind = stack[-1]
+            path = (
+                path[len("network.") :] if path.startswith("network.") else path
+            )  # the wrapper's name of it
             return f"`{path}` ({str(kind).rpartition('.')[2]})"
     return None
 

@@ -18,6 +18,7 @@ from edgekd.core.errors import EdgekdError, MissingDependencyError
 
 VARIABLE = "EDGEKD_LITERT_PYTHON"
 COMMAND = "edgekd setup litert"
+FIX = f"`{COMMAND}`, or name a Python with it in {VARIABLE}"
 PINS = (
     "litert-torch==0.10.0",
     "litert-converter==0.5.0",
@@ -47,9 +48,7 @@ class MissingEnvironmentError(MissingDependencyError):
     """The converter's environment is absent or unfit; ends with the same exit code as a missing package."""
 
     def __init__(self, what: str) -> None:
-        EdgekdError.__init__(
-            self, what, where="backend `litert`", fix=f"`{COMMAND}`, or name a Python with it in {VARIABLE}"
-        )
+        EdgekdError.__init__(self, what, where="backend `litert`", fix=FIX)
 
 
 def default_folder() -> Path:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edgekd.backends.capture import captured, foreign_operators
 from edgekd.backends.litert import environment
 from edgekd.backends.litert.conversion import convert
 from edgekd.backends.source import Source
@@ -57,7 +58,8 @@ def export(source: Source, path: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="edgekd-litert-") as name:
         folder = Path(name)
         with _evaluating(source.module), torch.no_grad():
-            torch.export.save(_program(source), folder / "program.pt2")
+            program = _program(source)
+            torch.export.save(program, folder / "program.pt2")
         request = {
             "program": "program.pt2",
             "out": "model.tflite",
@@ -65,7 +67,9 @@ def export(source: Source, path: Path) -> dict[str, Any]:
             "images": _written(source, folder) if form == "native-ptq" else [],
             "metadata": {**source.metadata, "layout": LAYOUT},
         }
-        answer = convert(request, folder)
+        answer = convert(
+            request, folder, suspects=lambda: foreign_operators(program.run_decompositions().graph, "network")
+        )
         data = (folder / "model.tflite").read_bytes()
         facts = {**_facts(source, folder / "model.tflite", data), "batch": answer["batch"]}
     write_bytes(path, data)
@@ -92,7 +96,7 @@ def _program(source: Source) -> torch.export.ExportedProgram:
     network = module.exportable() if isinstance(module, Exportable) else module
     channels, height, width = source.input_shape
     example = torch.zeros(1, height, width, channels)
-    program = _captured(ChannelsLast(network).eval(), example)
+    program = captured(ChannelsLast(network).eval(), example, to="LiteRT", network=network)
     if network is module:
         return program
     from edgekd.backends.litert.trained_form import rewrite
@@ -100,19 +104,7 @@ def _program(source: Source) -> torch.export.ExportedProgram:
     graph = program.module(check_guards=False)
     assert isinstance(graph, torch.fx.GraphModule)
     rewrite(graph)
-    return _captured(graph, example)
-
-
-def _captured(module: nn.Module, example: torch.Tensor) -> torch.export.ExportedProgram:
-    from torch._dynamo.exc import UserError
-
-    try:
-        return torch.export.export(module, (example,), strict=False)
-    except (UserError, RuntimeError) as error:
-        first_line = str(error).strip().splitlines()[:1]
-        raise ModelError(
-            f"cannot be captured by torch.export: {' '.join(first_line)}", where=type(module).__name__
-        ) from error
+    return captured(graph, example, to="LiteRT")
 
 
 def _written(source: Source, folder: Path) -> list[str]:
@@ -130,10 +122,17 @@ def _written(source: Source, folder: Path) -> list[str]:
 
 def _facts(source: Source, path: Path, data: bytes) -> dict[str, Any]:
     """What LiteRT says of the file, so that a file that it does not run is never an artifact."""
-    from edgekd.backends.litert.runtime import load
+    from edgekd.backends.litert.litert_flatbuffer import ArtifactError
+    from edgekd.backends.litert.runtime import FallbackError, load
 
-    graph = load(str(path))
-    found = graph.profile()
+    try:
+        graph = load(str(path))
+        found = graph.profile()
+    except (ArtifactError, FallbackError) as error:
+        raise ModelError(
+            f"what LiteRT's converter made of the network cannot be run: {error}",
+            fix="use the onnx backend for this network",
+        ) from error
     given, answer = graph.ends()
     channels, height, width = source.input_shape
     return {

@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from edgekd.backends.executorch import trained_form
-from edgekd.backends.executorch.lowering import constant
+from edgekd.backends.executorch.writing import constant
 
 
 def rewrite(module: fx.GraphModule) -> None:

@@ -8,11 +8,9 @@ and runs no other program; of the nine files that it writes, two are read.
 from __future__ import annotations
 
 import importlib.util
-import logging
 import re
 import subprocess
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,12 +22,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from edgekd.backends.ncnn.runtime import INPUT, OUTPUT
+from edgekd.backends.capture import captured, quiet
+from edgekd.backends.ncnn.ncnn_program import INPUT, OUTPUT
 from edgekd.core.errors import ModelError
 
 _SECONDS = 1800
 _ENDS = {"in0": INPUT, "out0": OUTPUT}
 """pnnx's names of the ends, and ours."""
+_POINTED_AT = re.compile(r"torch\.(\w+)\(.*\n\s*~+ <--- HERE")
+_REPLACE = "replace that operation, or use the onnx backend for this network"
 _AS_PNNX_SAYS = {"getitem": "slice"}
 
 
@@ -48,7 +49,7 @@ def converted(module: nn.Module, input_shape: tuple[int, int, int]) -> Converted
     """Raises `ModelError` when torch cannot trace the module or pnnx cannot read it."""
     with tempfile.TemporaryDirectory(prefix="edgekd-ncnn-") as folder:
         watch = _trace(module, input_shape, Path(folder, "model.pt"))
-        _run_pnnx(Path(folder), input_shape, type(module).__name__)
+        _run_pnnx(Path(folder), input_shape, type(module).__name__, watch.callers)
         text = Path(folder, "model.ncnn.param").read_text(encoding="ascii")
         weights = Path(folder, "model.ncnn.bin").read_bytes()
     lines = [_renamed(line, input_shape) for line in text.splitlines()]
@@ -115,42 +116,26 @@ def _steps(x: Tensor, index: Any) -> tuple[int, int] | None:
 
 def _trace(module: nn.Module, input_shape: tuple[int, int, int], path: Path) -> _Watch:
     """Write what pnnx reads, TorchScript; returns who called what."""
-    from torch._dynamo.exc import UserError
-
     watch, x = _Watch(), torch.zeros(1, *input_shape)
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
+        # A trace keeps one of two branches without a word; this refuses a network that looks at its data.
+        captured(module, x, to="ncnn")
         try:
-            # A trace keeps one of two branches without a word; this refuses a network that looks at its data.
-            torch.export.export(module, (x,), strict=False)
             with watch.following(module), watch:
                 traced = torch.jit.trace(module, x, check_trace=False)  # type: ignore[no-untyped-call]
             traced.save(str(path))
-        except (UserError, RuntimeError, TypeError, ValueError) as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             first_line = " ".join(str(error).strip().splitlines()[:1])
             raise ModelError(f"cannot be captured: {first_line}", where=type(module).__name__) from error
     return watch
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what torch.jit says of its own future, and torch.export of a graph that it gives up."""
-    loggers = [logging.getLogger(name) for name in ("torch.export", "torch.fx")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 # --- pnnx ---------------------------------------------------------------------------------------------------
 
 
-def _run_pnnx(folder: Path, input_shape: tuple[int, int, int], where: str) -> None:
+def _run_pnnx(
+    folder: Path, input_shape: tuple[int, int, int], where: str, callers: dict[str, set[str]]
+) -> None:
     shape = ",".join(str(size) for size in (1, *input_shape))
     command = [str(_program()), "model.pt", f"inputshape=[{shape}]f32", "fp16=0", "device=cpu"]
     try:
@@ -158,8 +143,20 @@ def _run_pnnx(folder: Path, input_shape: tuple[int, int, int], where: str) -> No
     except subprocess.TimeoutExpired as error:
         raise ModelError(f"pnnx has not ended after {_SECONDS} s", where=where) from error
     if done.returncode != 0 or not Path(folder, "model.ncnn.bin").is_file():
-        said = done.stderr.decode(errors="replace").strip().splitlines()[-3:]
-        raise ModelError(f"pnnx failed (code {done.returncode}): {' '.join(said)}", where=where)
+        raise _refusal(done.stderr.decode(errors="replace"), done.returncode, where, callers)
+
+
+def _refusal(said: str, code: int, where: str, callers: dict[str, set[str]]) -> ModelError:
+    """By the operation that pnnx's copy of torch points at, where it does."""
+    last = next(reversed(said.strip().splitlines()), "it said nothing")
+    found = _POINTED_AT.search(said)
+    if found is None:
+        return ModelError(f"pnnx failed (code {code}): {last}", where=where, fix=_REPLACE)
+    modules = ", ".join(
+        f"`{name}`" if name else "the network itself" for name in sorted(callers.get(found[1], ()))
+    )
+    place = f" in {modules}" if modules else ""
+    return ModelError(f"pnnx cannot run `torch.{found[1]}`{place}: {last}", where=where, fix=_REPLACE)
 
 
 def _program() -> Path:
@@ -188,7 +185,13 @@ def _makers(lines: list[str], callers: dict[str, set[str]]) -> dict[str, str]:
     """pnnx calls layers after the function that they are from: `torch.topk_1`, `cumsum_3`."""
     found = {}
     for name in (line.split()[1] for line in lines[2:]):
-        modules = callers.get(re.sub(r"_\d+$", "", name).rpartition(".")[2], set())
+        called = re.sub(r"_\d+$", "", name)
+        modules = callers.get(called.rpartition(".")[2]) or callers.get(_flat(called), set())
         if len(modules) == 1:
             found[name] = next(iter(modules))
     return found
+
+
+def _flat(name: str) -> str:
+    """A function of a part of torch, as its own `__name__` says it: `torch.fft.rfft2` is `fft_rfft2`."""
+    return name.removeprefix("torch.").replace(".", "_")

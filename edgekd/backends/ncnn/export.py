@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgekd.backends.ncnn import runtime
 from edgekd.backends.ncnn.conversion import Converted, converted
+from edgekd.backends.ncnn.ncnn_program import INPUT, OUTPUT, Program, read
+from edgekd.backends.ncnn.ncnn_text import ArtifactError
+from edgekd.backends.ncnn.runtime import load
 from edgekd.backends.ncnn.written_form import sealed, write_pair
 from edgekd.backends.source import Source
 from edgekd.core.digest import of_bytes
@@ -47,8 +49,8 @@ def export(source: Source, path: Path) -> dict[str, Any]:
         "sha256": of_bytes(param),
         "size_bytes": len(param) + len(found.weights),
         "companions": {".bin": {"sha256": of_bytes(found.weights), "size_bytes": len(found.weights)}},
-        "input": {"name": runtime.INPUT, "shape": [BATCH, *source.input_shape], "dtype": "float32"},
-        "output": {"name": runtime.OUTPUT, "shape": [BATCH, *program.output_shape]},
+        "input": {"name": INPUT, "shape": [BATCH, *source.input_shape], "dtype": "float32"},
+        "output": {"name": OUTPUT, "shape": [BATCH, *program.output_shape]},
         "batch": BATCH,
         "operators": dict(sorted(Counter(layer.kind for layer in program.layers).items())),
         "error_to_torch": error,
@@ -70,11 +72,11 @@ def _written_aside(param: bytes, found: Converted) -> Iterator[Path]:
         yield path
 
 
-def _known(path: Path, found: Converted) -> runtime.Program:
+def _known(path: Path, found: Converted) -> Program:
     """The network as the device will read it; raises `ModelError` that names what cannot be run."""
     try:
-        return runtime.read(path)
-    except runtime.ArtifactError as error:
+        return read(path)
+    except ArtifactError as error:
         makers = sorted({maker for name, maker in found.makers.items() if f"`{name}`" in str(error)})
         raise ModelError(
             f"edgekd cannot run what pnnx made of the network: {error}",
@@ -89,8 +91,8 @@ def _error(module: nn.Module, path: Path, input_shape: tuple[int, int, int]) -> 
     with torch.no_grad():
         expected = module(x).numpy()
     try:
-        actual = runtime.load(str(path)).run(x.numpy())
-    except runtime.ArtifactError as refusal:
+        actual = load(str(path)).run(x.numpy())
+    except ArtifactError as refusal:
         raise ModelError(str(refusal), where=type(module).__name__) from refusal
     largest = float(np.abs(expected).max()) or 1.0
     same_shape = actual.shape == expected.shape

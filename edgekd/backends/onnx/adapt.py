@@ -13,15 +13,15 @@ from typing import Any, Literal
 
 from edgekd.backends.onnx.adopt import BATCH
 from edgekd.backends.onnx.anatomy import Anatomy, Port, read
-from edgekd.core.durable import replacing, write_bytes
+from edgekd.backends.onnx.external_data import ONE_FILE_BYTES, gather
+from edgekd.core.durable import replacing
 from edgekd.core.errors import ModelError
 
 Layout = Literal["nchw", "nhwc"]
 DOOR = "edgekd_input"
+_GATHERED = "its external data are in one file with it, or in one beside it"
 CAST_FROM = ("uint8", "float64")
 """Input types that the graph is given from float32; float32 and float16 it takes as they are."""
-_LARGEST = 2**31 - 1
-"""Bytes of one protobuf file."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def needed(anatomy: Anatomy, door: Door) -> tuple[str, ...]:
     shape = door.input.shape or ()
     found = []
     if anatomy.external:
-        found.append("its external data are in the one file")
+        found.append(_GATHERED)
     if not _fits(shape, door):
         found.append(f"its input {[d or '?' for d in shape]} has the fixed size it is given")
     if _is_cast(door):
@@ -60,10 +60,13 @@ def needed(anatomy: Anatomy, door: Door) -> tuple[str, ...]:
     return tuple(found)
 
 
-def adapt(source: Path, anatomy: Anatomy, door: Door, path: Path) -> tuple[str, ...]:
+def adapt(
+    source: Path, anatomy: Anatomy, door: Door, path: Path, *, one_file_bytes: int = ONE_FILE_BYTES
+) -> tuple[str, ...]:
     """Write the graph in `source` to `path`, changed as little as `needed` says, which is returned.
 
-    Raises `ModelError` for a batch fixed to several images, and for a file over 2 GB that must be changed.
+    Of a graph with external data, weights of more than `one_file_bytes` are written beside it. Raises
+    `ModelError` for a batch fixed to several images and for external data that are not as they should be.
     """
     _check_batch(source, door.input)
     changes = needed(anatomy, door)
@@ -71,17 +74,18 @@ def adapt(source: Path, anatomy: Anatomy, door: Door, path: Path) -> tuple[str, 
         with replacing(path) as temporary:
             shutil.copyfile(source, temporary)
         return ()
-    model = read(source, weights=True)
+    model = read(source)
     _set_input(model, door)
     _set_output(model, door)
     del model.graph.value_info[:]  # inner shapes under the old names; runtimes infer them
-    if model.ByteSize() > _LARGEST:
-        raise ModelError(
-            f"the graph must be changed to be measured ({'; '.join(changes)}), and takes over 2 GB",
-            where=str(source),
-        )
-    write_bytes(path, model.SerializeToString(deterministic=True))
+    gather(model, source, path, one_file_bytes=one_file_bytes)
     return changes
+
+
+def gathered(source: Path, path: Path) -> tuple[str, ...]:
+    """Write the graph in `source` to `path` as it is, its weights with it or in the one file beside it."""
+    gather(read(source), source, path)
+    return (_GATHERED,)
 
 
 def _is_cast(door: Door) -> bool:

@@ -5,24 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgekd.core.durable import write_bytes
+from edgekd.backends.onnx.anatomy import read
+from edgekd.backends.onnx.external_data import ONE_FILE_BYTES, gather
+from edgekd.backends.onnx.onnx_file import COMPANION
 from edgekd.core.errors import ModelError
 
 BATCH = "batch"
 
 
-def adopt(source: Path, input_shape: tuple[int, int, int], path: Path) -> dict[str, Any]:
+def adopt(
+    source: Path,
+    input_shape: tuple[int, int, int],
+    path: Path,
+    *,
+    one_file_bytes: int = ONE_FILE_BYTES,
+) -> dict[str, Any]:
     """Write the graph in `source` to `path` for inputs `[batch, *input_shape]`; its operators stay.
 
-    External data is taken into the file; the caller has seen to it that none lies outside the folder. Raises
-    `ModelError` for a graph whose batch is fixed to more than one image, or whose size is fixed to another.
+    External data are taken into the file, or where weights take more than `one_file_bytes`, into one beside
+    it. Raises `ModelError` for a damaged or hostile file, and for a graph whose batch is fixed to more than
+    one image, or whose size is fixed to another.
     """
-    import onnx
-
-    try:
-        model = onnx.load(str(source))
-    except Exception as error:
-        raise ModelError(f"not a readable ONNX model: {error}", where=str(source)) from error
+    model = read(source)
     dimensions = model.graph.input[0].type.tensor_type.shape.dim
     _set_batch(dimensions[0], source)
     for dimension, size in zip(dimensions[1:], input_shape, strict=True):
@@ -35,9 +39,10 @@ def adopt(source: Path, input_shape: tuple[int, int, int], path: Path) -> dict[s
             )
         dimension.dim_value = size
     _set_batch(model.graph.output[0].type.tensor_type.shape.dim[0], source)
-    data = model.SerializeToString(deterministic=True)
-    write_bytes(path, data)
-    return {"adopted": source.name, "size_bytes": len(data)}
+    gather(model, source, path, one_file_bytes=one_file_bytes)
+    beside = path.with_suffix(COMPANION)
+    size = path.stat().st_size + (beside.stat().st_size if beside.is_file() else 0)
+    return {"adopted": source.name, "size_bytes": size}
 
 
 def _set_batch(dimension: Any, source: Path) -> None:

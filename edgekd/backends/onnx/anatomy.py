@@ -61,7 +61,7 @@ class Anatomy:
 
 def dissect(path: Path) -> Anatomy:
     """Raises `ModelError` for what is no whole ONNX model, or names data outside its own folder."""
-    model = read(path, weights=False)
+    model = read(path)
     fixed = {tensor.name for tensor in model.graph.initializer}
     return Anatomy(
         inputs=tuple(_port(value) for value in model.graph.input if value.name not in fixed),
@@ -74,15 +74,15 @@ def dissect(path: Path) -> Anatomy:
     )
 
 
-def read(path: Path, *, weights: bool) -> Any:
-    """The protobuf, with its external data taken in if `weights`. Raises `ModelError` as `dissect` does."""
+def read(path: Path) -> Any:
+    """The protobuf, without its external data. Raises `ModelError` as `dissect` does."""
     import onnx
 
-    from edgekd.backends.onnx.runtime import ArtifactError, check_file
+    from edgekd.backends.onnx.onnx_file import ArtifactError, check_file
 
     try:
         check_file(path)
-        return onnx.load(str(path), load_external_data=weights)
+        return onnx.load(str(path), load_external_data=False)
     except ArtifactError as error:
         raise ModelError(str(error), where=str(path)) from error
     except Exception as error:  # onnx raises whatever its parser does

@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 import copy
+import io
 import logging
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
+from edgekd.backends.onnx.blame import cannot_be_exported, scope_of
+from edgekd.backends.onnx.external_data import (
+    DIGEST_KEY,
+    ONE_FILE_BYTES,
+    move_out,
+    replacing_both,
+    weight_bytes,
+)
 from edgekd.backends.onnx.graph_cleaning import clean, count_operators
+from edgekd.backends.onnx.onnx_file import COMPANION
 from edgekd.backends.onnx.operators import translation_table
 from edgekd.backends.source import Source
 from edgekd.core.digest import of_bytes
-from edgekd.core.durable import write_bytes
 from edgekd.core.errors import ModelError
 
 OPSET = 20
 IR_VERSION = 10
 INPUT, OUTPUT, BATCH = "input", "logits", "batch"
-_LARGEST_BYTES = 2**31 - 1
 
 # Their messages are about the exporter's own choices, and they go to the terminal.
-_NOISY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+_NOISY_LOGGERS = (
+    "torch.onnx",
+    "torch.export",
+    "torch.fx.experimental.symbolic_shapes",
+    "onnxscript",
+    "onnx_ir",
+)
 
 
 class Half(nn.Module):
@@ -47,25 +61,41 @@ class Exportable(Protocol):
     def exportable(self) -> nn.Module: ...
 
 
-def export(source: Source, path: Path) -> dict[str, Any]:
+def export(source: Source, path: Path, *, one_file_bytes: int | None = ONE_FILE_BYTES) -> dict[str, Any]:
     """Write the source's module to `path`; returns facts about the graph.
 
     The graph takes `input` float32 `[batch, C, H, W]` and gives `logits` float32 `[batch, classes]`; `batch`
-    is dynamic. fp16: weights and arithmetic are of half precision between two casts. Raises `ModelError`
-    when it cannot be exported, `StoreError` when it cannot be written.
+    is dynamic. fp16: weights and arithmetic are of half precision between two casts. Weights of more than
+    `one_file_bytes` are beside it (.onnx.data); None: they are never. What ONNX Runtime's optimizations make
+    of the graph was compared with the graph as written. Raises `ModelError` when it cannot be exported or the
+    two differ, `StoreError` when it cannot be written.
     """
+    from edgekd.backends.onnx.optimization_check import compared  # ONNX Runtime, which `write` does without
+
+    with replacing_both(path) as made:
+        facts = write(source, made, one_file_bytes=one_file_bytes)
+        return {**facts, "optimized": compared(made, source)}
+
+
+def write(source: Source, path: Path, *, one_file_bytes: int | None = ONE_FILE_BYTES) -> dict[str, Any]:
+    """As `export`, without running it, and `path` is written at once: for a folder of the caller's own."""
     module = source.module.exportable() if isinstance(source.module, Exportable) else source.module
     module = Half(module) if source.precision == "fp16" else module
-    data, operators = _serialized(_exported(module, source.input_shape), dict(source.metadata))
-    write_bytes(path, data)
+    model = _exported(module, source.input_shape)
+    _finish(model, dict(source.metadata))
+    beside = one_file_bytes is not None and weight_bytes(model) > one_file_bytes
+    if beside:
+        move_out(model, path)
+    sha256, size = _write_checked(model, path)
     return {
-        "sha256": of_bytes(data),
-        "size_bytes": len(data),
+        "sha256": sha256,
+        "size_bytes": size,
+        **(_companion(model, path, size) if beside else {}),
         "opset": OPSET,
         "ir_version": IR_VERSION,
         "input": {"name": INPUT, "shape": [BATCH, *source.input_shape], "dtype": "float32"},
         "output": {"name": OUTPUT},
-        "operators": operators,
+        "operators": count_operators(model),
     }
 
 
@@ -83,10 +113,19 @@ def _exported(module: nn.Module, input_shape: tuple[int, int, int]) -> Any:
             except UnsupportedError:
                 return _written_by_torch(program)
         except (torch.onnx.OnnxExporterError, UserError, RuntimeError) as error:
-            first_line = str(error.__cause__ or error).strip().splitlines()[:1]
-            raise ModelError(
-                f"cannot be exported to ONNX: {' '.join(first_line)}", where=type(module).__name__
-            ) from error
+            raise cannot_be_exported(error, module) from error
+
+
+def modules_of(source: Source, operators: Collection[str]) -> dict[str, str]:
+    """Operator -> the module of the network that its first node is from, for those of `operators`."""
+    module = source.module.exportable() if isinstance(source.module, Exportable) else source.module
+    with _evaluating(module), _quiet(), torch.no_grad():
+        model = _written_by_torch(_captured(module, source.input_shape))
+    found: dict[str, str] = {}
+    for node in model.graph:
+        if node.op_type in operators:
+            found.setdefault(node.op_type, scope_of(node.metadata_props))
+    return found
 
 
 def _captured(module: nn.Module, input_shape: tuple[int, int, int]) -> torch.export.ExportedProgram:
@@ -94,7 +133,8 @@ def _captured(module: nn.Module, input_shape: tuple[int, int, int]) -> torch.exp
     device = parameter.device if parameter is not None else torch.device("cpu")
     example = torch.zeros(2, *input_shape, device=device)
     dynamic = ({0: torch.export.Dim(BATCH)},)
-    return torch.export.export(module, (example,), dynamic_shapes=dynamic, strict=False)
+    with redirect_stderr(io.StringIO()):  # where it prints the part that it captured before it gave up
+        return torch.export.export(module, (example,), dynamic_shapes=dynamic, strict=False)
 
 
 def _written_by_torch(program: torch.export.ExportedProgram) -> Any:
@@ -110,22 +150,35 @@ def _written_by_torch(program: torch.export.ExportedProgram) -> Any:
     return result.model
 
 
-def _serialized(model: Any, metadata: dict[str, str]) -> tuple[bytes, dict[str, int]]:
-    import onnx
-    import onnx_ir as ir
-
+def _finish(model: Any, metadata: dict[str, str]) -> None:
     clean(model)
     model.metadata_props.update(sorted(metadata.items()))
     model.ir_version = IR_VERSION
     _check_form(model)
-    proto = ir.serde.serialize_model(model)
-    if proto.ByteSize() > _LARGEST_BYTES:
-        raise ModelError("an ONNX file holds at most 2 GiB")
+
+
+def _write_checked(model: Any, path: Path) -> tuple[str, int]:
+    """sha256 and bytes of the file, which ONNX's checker and shape inference went through."""
+    import onnx
+    import onnx_ir as ir
+
+    if weight_bytes(model) > ONE_FILE_BYTES:
+        raise ModelError(
+            "a file of this backend holds at most 2 GiB", fix="a smaller network, or backend `onnx`"
+        )
+    data = ir.serde.serialize_model(model).SerializeToString(deterministic=True)
+    path.write_bytes(data)
     try:
-        onnx.checker.check_model(proto, full_check=True)
+        onnx.checker.check_model(str(path), full_check=True)  # of a file, for weights beside it
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ModelError(f"the exported graph is not valid ONNX: {error}") from error
-    return proto.SerializeToString(deterministic=True), count_operators(model)
+    return of_bytes(data), len(data)
+
+
+def _companion(model: Any, path: Path, size: int) -> dict[str, Any]:
+    weights = path.with_suffix(COMPANION).stat().st_size
+    about = {"sha256": model.metadata_props[DIGEST_KEY], "size_bytes": weights}
+    return {"size_bytes": size + weights, "companions": {COMPANION: about}}
 
 
 def _check_form(model: Any) -> None:

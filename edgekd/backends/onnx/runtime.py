@@ -1,20 +1,22 @@
 """Runs an ONNX graph on the device: standard library, NumPy and ONNX Runtime, Python 3.8 and newer.
 
-This file is pushed beside the agent and imported by path, so it imports nothing of edgekd. What the agent
-asks of any backend's runtime: `versions()`, `ArtifactError`, `FallbackError` and `load(path, threads=,
-batch=, options=)` giving an object with `run`, `profile`, `layers`, `input_shape` and `dtype`.
+This file is pushed beside the agent and imported by path, its parts (onnx_*.py) beside it, so they import
+nothing of edgekd. What the agent asks of any backend's runtime: `versions()`, `ArtifactError`,
+`FallbackError` and `load(path, threads=, batch=, options=)` giving an object with `run`, `profile`, `layers`,
+`input_shape` and `dtype`, and, where it can tell, `compute_ms(runs)`: milliseconds of each run of the last
+input without copies and starting it.
 """
 
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import shutil
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import Any, Iterator  # noqa: UP035 - typing's own, for Python 3.8
+from typing import TYPE_CHECKING, Any
 
 # The Linux wheel otherwise starts one more thread and writes under the user's cache folder.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -23,28 +25,30 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+if TYPE_CHECKING or __package__:
+    from .onnx_file import ArtifactError as ArtifactError
+    from .onnx_file import Outline, as_named
+    from .onnx_file import check_file as check_file
+    from .onnx_memory import limit_to_what_is_free
+else:  # on the device, where the files lie side by side
+    _FOLDER = str(Path(__file__).resolve().parent)
+    if _FOLDER not in sys.path:  # last: what else lies there hides nothing
+        sys.path.append(_FOLDER)
+    from onnx_file import ArtifactError, Outline, as_named, check_file
+    from onnx_memory import limit_to_what_is_free
+
 DEFAULT_PROVIDERS = ("CPUExecutionProvider",)
-_MAX_DEPTH = 64
 _INPUT_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 _KERNEL = "_kernel_time"
 _PRECISIONS = {"float": "f32", "float16": "f16", "bfloat16": "bf16", "uint8": "u8", "int8": "i8"}
 """ONNX Runtime's name of a kernel's first input -> what it computes in."""
-
-# Which fields of the ONNX protobuf lead to a tensor that may name a file (onnx/onnx.proto).
-_FIELDS: dict[str, dict[int, str]] = {
-    "model": {7: "graph", 20: "training", 25: "function"},
-    "training": {1: "graph", 2: "graph"},
-    "graph": {1: "node", 5: "tensor", 15: "sparse"},
-    "function": {7: "node", 11: "attribute"},
-    "node": {5: "attribute"},
-    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
-    "sparse": {1: "tensor", 2: "tensor"},
-    "tensor": {13: "entry"},
+LEVELS = {
+    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
-
-
-class ArtifactError(Exception):
-    """The file is not a graph that may be run here."""
+"""How far ONNX Runtime may change the graph before it runs it."""
 
 
 class FallbackError(Exception):
@@ -63,19 +67,24 @@ def versions() -> dict[str, str]:
 def load(path: str, threads: int = 1, batch: int = 1, options: dict[str, Any] | None = None) -> Graph:
     """Open the graph at `path` for runs of `batch` images with `threads` threads.
 
-    `options`: `providers` (execution providers in order, default the CPU's), `config` (session entries).
-    Raises `ArtifactError` for a truncated, hostile or unsuitable file, `FallbackError` when a provider that
-    was asked for is not there.
+    `options`: `providers` (execution providers in order, default the CPU's), `optimization` (one of `LEVELS`,
+    default all), `config` (session entries). Raises `ArtifactError` for a truncated, hostile or unsuitable
+    file, `FallbackError` when a provider or a level that was asked for is not there.
     """
-    check_file(Path(path))
-    return Graph(path, threads, batch, options or {})
+    outline = check_file(Path(path))
+    if not __package__ and set((options or {}).get("providers") or DEFAULT_PROVIDERS) == {*DEFAULT_PROVIDERS}:
+        limit_to_what_is_free()  # only a process of the agent's own, and no GPU's, which maps at will
+    return Graph(path, threads, batch, options or {}, outline)
 
 
 class Graph:
     """A loaded graph: one float input of `input_shape` (`[batch, C, H, W]`), its first output the logits."""
 
-    def __init__(self, path: str, threads: int, batch: int, options: dict[str, Any]) -> None:
+    def __init__(
+        self, path: str, threads: int, batch: int, options: dict[str, Any], outline: Outline
+    ) -> None:
         self.path, self.threads, self.batch, self.options = path, threads, batch, options
+        self._outline = outline
         self.providers: list[str] = list(options.get("providers") or DEFAULT_PROVIDERS)
         self._session = self._open(None)
         source = _single_input(self._session)
@@ -85,8 +94,11 @@ class Graph:
         self._outputs = [self._session.get_outputs()[0].name]
 
     def run(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """float `[batch, ...]` to the logits `[batch, classes]`."""
-        logits: npt.NDArray[Any] = self._session.run(self._outputs, {self.input_name: x})[0]
+        """float `[batch, ...]` to the logits `[batch, classes]`. Raises `ArtifactError`."""
+        try:
+            logits: npt.NDArray[Any] = self._session.run(self._outputs, {self.input_name: x})[0]
+        except Exception as error:  # ONNX Runtime's own exceptions share no public base
+            raise ArtifactError(f"ONNX Runtime cannot run the graph: {error}") from error
         return logits
 
     def profile(self, x: npt.NDArray[Any] | None = None) -> dict[str, Any]:
@@ -132,7 +144,8 @@ class Graph:
             settings.enable_profiling = True
             settings.profile_file_prefix = profile_prefix
         try:
-            session = ort.InferenceSession(self.path, settings, providers=self.providers)
+            with as_named(Path(self.path), self._outline) as named:
+                session = ort.InferenceSession(str(named), settings, providers=self.providers)
         except Exception as error:  # ONNX Runtime's own exceptions share no public base
             raise ArtifactError(f"ONNX Runtime refuses the graph: {error}") from error
         session.disable_fallback()
@@ -172,83 +185,7 @@ def _precision(inputs: list[dict[str, Any]] | None) -> str:
     return _PRECISIONS.get(name, name)
 
 
-def check_file(path: Path) -> None:
-    """Raises `ArtifactError` unless `path` is a whole ONNX file that reads nothing outside its own folder."""
-    if not path.is_file():
-        raise ArtifactError(f"there is no file {path.name}")
-    if path.stat().st_size == 0:
-        raise ArtifactError("the file is empty")
-    locations: list[str] = []
-    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        # Mapped, so that weights, which are skipped, do not count in the peak memory.
-        if not _collect(content, 0, len(content), "model", 0, locations):
-            raise ArtifactError("not an ONNX file: it holds no graph")
-    for location in locations:
-        _check_location(path.resolve().parent, location)
-
-
-def _check_location(folder: Path, location: str) -> None:
-    odd = "\\" in location or "\0" in location or Path(location).is_absolute()
-    real = folder if odd else Path(folder, location).resolve()
-    if folder not in real.parents:
-        raise ArtifactError(f"external data outside the model's folder: {location!r}")
-    if not real.is_file():
-        raise ArtifactError(f"external data is missing: {location!r}")
-
-
-def _collect(data: mmap.mmap, start: int, end: int, kind: str, depth: int, locations: list[str]) -> int:
-    """Walk one protobuf message, append every external file name below it, count the messages below it."""
-    if depth > _MAX_DEPTH:
-        raise ArtifactError(f"graphs are nested deeper than {_MAX_DEPTH}")
-    if kind == "entry":
-        return _collect_entry(data, start, end, locations)
-    known, count = _FIELDS[kind], 0
-    for field, low, high in _fields(data, start, end):
-        if field in known:
-            _collect(data, low, high, known[field], depth + 1, locations)
-            count += 1
-    return count
-
-
-def _collect_entry(data: mmap.mmap, start: int, end: int, locations: list[str]) -> int:
-    """A key and value beside a tensor; repeated fields: the last one counts, as in protobuf."""
-    pair = {field: data[low:high] for field, low, high in _fields(data, start, end)}
-    if pair.get(1) == b"location":
-        locations.append(pair.get(2, b"").decode("utf-8", "replace"))
-    return 1
-
-
-def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(number, start, end) of each length-delimited field of one protobuf message."""
-    at = start
-    while at < end:
-        tag, at = _varint(data, at, end)
-        kind, low = tag & 7, at
-        if kind == 0:
-            _, at = _varint(data, at, end)
-        elif kind == 2:
-            size, low = _varint(data, at, end)
-            at = low + size
-        elif kind in (1, 5):
-            at += 8 if kind == 1 else 4
-        else:
-            raise ArtifactError(f"not an ONNX file (wire type {kind} at byte {low})")
-        if at > end:
-            raise ArtifactError(f"not an ONNX file, or cut short (byte {low})")
-        if kind == 2:
-            yield tag >> 3, low, at
-
-
-def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < end and shift < 70:
-        byte = data[at]
-        at += 1
-        value |= (byte & 127) << shift
-        shift += 7
-        if byte < 128:
-            return value, at
-    raise ArtifactError(f"not an ONNX file, or cut short (byte {at})")
+# --- what was asked for -------------------------------------------------------------------------------------
 
 
 def _settings(threads: int, batch: int, options: dict[str, Any]) -> ort.SessionOptions:
@@ -256,10 +193,18 @@ def _settings(threads: int, batch: int, options: dict[str, Any]) -> ort.SessionO
     settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3
+    settings.graph_optimization_level = _level(options)
     settings.add_free_dimension_override_by_name("batch", batch)
     for key, value in (options.get("config") or {}).items():
         settings.add_session_config_entry(key, str(value))
     return settings
+
+
+def _level(options: dict[str, Any]) -> Any:
+    wanted = options.get("optimization") or "all"
+    if wanted not in LEVELS:
+        raise FallbackError(f"the optimization {wanted!r} is none of {', '.join(LEVELS)}")
+    return LEVELS[wanted]
 
 
 def _check_providers(providers: list[str]) -> None:

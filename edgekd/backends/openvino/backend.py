@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgekd.backends.backend import Backend
+from edgekd.backends.ranges import TORCH_AND_ONNX
 
 BACKEND = Backend(
     name="openvino",
@@ -15,9 +16,11 @@ BACKEND = Backend(
     extra="openvino",
     package="openvino",
     runtime=Path(__file__).with_name("runtime.py"),
+    runtime_parts=tuple(sorted(Path(__file__).parent.glob("openvino_*.py"))),
     baseline="edgekd.backends.openvino.baseline:one_node_graph",
     libraries=("openvino", "onnx", "numpy"),
     device_packages={"numpy": "numpy", "openvino": "openvino"},
-    precisions=("fp32", "fp16", "int8"),
+    versions={**TORCH_AND_ONNX, "openvino": ">=2026.4,<2027"},
+    precisions=("fp32", "fp16", "bf16", "int8"),
     profiles=("ort_x86",),
 )

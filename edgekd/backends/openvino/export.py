@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import uuid
 from collections import Counter
@@ -10,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgekd.backends.onnx.export import BATCH, INPUT, OUTPUT
-from edgekd.backends.onnx.export import export as export_onnx
+from edgekd.backends.onnx.export import BATCH, INPUT, OUTPUT, modules_of
+from edgekd.backends.onnx.export import write as write_onnx
+from edgekd.backends.openvino.openvino_file import DIGEST, PRECISION
 from edgekd.backends.openvino.silent import openvino as ov
 from edgekd.backends.source import Source
 from edgekd.core.digest import of_bytes
@@ -20,8 +22,8 @@ from edgekd.core.errors import ModelError
 
 RT_INFO = "edgekd"
 """Our part of the model's runtime information, below which is each entry of the metadata."""
-WEIGHTS_SHA256 = "weights_sha256"
-"""The entry that binds the .xml to its .bin."""
+_NO_RULE = re.compile(r"No conversion rule found for operations: ([^:]*?)(?: -- |$)")
+_OPERATOR = re.compile(r"(\w+)-\d+")
 _INTEGERS = ("i8", "u8")
 _WEIGHED = ("Convolution", "GroupConvolution", "MatMul", "ConvolutionBackpropData")
 
@@ -39,8 +41,9 @@ def export(source: Source, path: Path) -> dict[str, Any]:
 
     The graph takes `input` float32 `[batch, C, H, W]` and gives `logits` float32 `[batch, classes]`; `batch`
     is dynamic. fp16: the weights are stored in half precision, what they are computed in is the device's
-    choice. int8: the scales are those that the module was trained with. Raises `ModelError` when it cannot
-    be exported, `StoreError` when it cannot be written.
+    choice. bf16: they are stored in float32, and the runtime computes in bfloat16. int8: the scales are those
+    that the module was trained with. Raises `ModelError` when it cannot be exported, `StoreError` when it
+    cannot be written.
     """
     model = _converted(source)
     integers = integer_layers(model)
@@ -50,7 +53,8 @@ def export(source: Source, path: Path) -> dict[str, Any]:
             where=type(source.module).__name__,
             fix="quantize it first (`edgekd.quant.prepare`), or ask for fp32 or fp16",
         )
-    written = serialized(model, source.metadata, half=source.precision == "fp16")
+    own = {PRECISION: "bf16"} if source.precision == "bf16" else {}
+    written = serialized(model, {**source.metadata, **own}, half=source.precision == "fp16")
     write_pair(path, written)
     return {
         **source.facts(),
@@ -93,13 +97,27 @@ def _converted(source: Source) -> Any:
     with tempfile.TemporaryDirectory(prefix="edgekd-openvino-") as folder:
         graph = Path(folder, "model.onnx")  # its name, without its folder, becomes part of the model
         _write_onnx(source, graph)
-        return converted(graph, type(source.module).__name__)
+        try:
+            return converted(graph, type(source.module).__name__)
+        except ModelError as error:
+            raise _named(error, source) from error
+
+
+def _named(error: ModelError, source: Source) -> ModelError:
+    """The error with the module that made what OpenVINO does not have, where that is the reason."""
+    listed = _NO_RULE.search(error.what)
+    if listed is None:
+        return error
+    operators = _OPERATOR.findall(listed[1])
+    modules = modules_of(source, operators)
+    told = [f"`{one}`{f' at `{modules[one]}`' if modules.get(one) else ''}" for one in operators]
+    return ModelError(f"OpenVINO has no {', '.join(told)}", where=error.where, fix=error.fix)
 
 
 def _write_onnx(source: Source, path: Path) -> None:
     """Half precision and metadata are for OpenVINO to store, not for the graph that it reads."""
-    precision = "fp32" if source.precision == "fp16" else source.precision
-    export_onnx(replace(source, precision=precision, metadata={}), path)
+    precision = source.precision if source.precision == "int8" else "fp32"
+    write_onnx(replace(source, precision=precision, metadata={}), path)
 
 
 def converted(graph: Path, where: str) -> Any:
@@ -150,7 +168,9 @@ def reason(error: Exception) -> str:
     """What OpenVINO says, without the lines of its own source."""
     lines = [line.strip() for line in str(error).splitlines()]
     said = [line for line in lines if line and not line.startswith(("Exception from", "Check '", "["))]
-    return " ".join(said or lines)[:500]
+    text = " ".join(said or lines)
+    unknown = _NO_RULE.search(text)
+    return unknown[0] if unknown else text[:500]  # what else failed, failed because of these
 
 
 # --- the files ----------------------------------------------------------------------------------------------
@@ -159,13 +179,13 @@ def reason(error: Exception) -> str:
 def serialized(model: Any, metadata: Mapping[str, str], *, half: bool) -> Written:
     """The model's two files; the .xml has the metadata and the digest of the .bin."""
     pending = uuid.uuid4().hex
-    for key, value in sorted({**metadata, WEIGHTS_SHA256: pending}.items()):
+    for key, value in sorted({**metadata, DIGEST: pending}.items()):
         model.set_rt_info(value, [RT_INFO, key])
     with tempfile.TemporaryDirectory(prefix="edgekd-openvino-") as folder:
         ov.save_model(model, Path(folder, "model.xml"), compress_to_fp16=half)
         xml, weights = (Path(folder, f"model{suffix}").read_bytes() for suffix in (".xml", ".bin"))
     digest = of_bytes(weights)
-    model.set_rt_info(digest, [RT_INFO, WEIGHTS_SHA256])
+    model.set_rt_info(digest, [RT_INFO, DIGEST])
     return Written(xml.replace(pending.encode(), digest.encode()), weights)
 
 

@@ -1,19 +1,18 @@
 """Runs OpenVINO IR on the device: standard library, NumPy and OpenVINO, Python 3.8 and newer.
 
-This file is pushed beside the agent and imported by path, so it imports nothing of edgekd. What the agent
-asks of any backend's runtime: `versions()`, `ArtifactError`, `FallbackError` and `load(path, threads=,
-batch=, options=)` giving an object with `run`, `profile`, `layers`, `input_shape` and `dtype`.
+This file is pushed beside the agent and imported by path, its parts (openvino_*.py) beside it, so they import
+nothing of edgekd. What the agent asks of any backend's runtime: `versions()`, `ArtifactError`,
+`FallbackError`, `Unavailable` and `load(path, threads=, batch=, options=)` giving an object with `run`,
+`profile`, `layers`, `input_shape` and `dtype`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
+import platform
 import sys
-from collections import Counter
 from pathlib import Path
-from typing import Any
-from xml.parsers import expat
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,22 +22,28 @@ sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 import openvino as ov  # noqa: E402
 
+if TYPE_CHECKING or __package__:
+    from .openvino_file import PRECISION, Outline, check_file
+    from .openvino_file import ArtifactError as ArtifactError
+    from .openvino_kernels import averages, kernels, summarize, weighed_layers
+else:  # on the device, where the files lie side by side
+    _FOLDER = str(Path(__file__).resolve().parent)
+    if _FOLDER not in sys.path:  # last: what else lies there hides nothing
+        sys.path.append(_FOLDER)
+    from openvino_file import PRECISION, ArtifactError, Outline, check_file
+    from openvino_kernels import averages, kernels, summarize, weighed_layers
+
 DEFAULT_DEVICE = "CPU"
 HINTS = ("f32", "default")
-_MAX_XML_BYTES = 256 << 20
-_MAX_DEPTH = 64
 _MAX_TENSOR_BYTES = 1 << 31
-_DIGEST = ["net", "rt_info", "edgekd", "weights_sha256"]
-"""Where the exporter wrote the digest of the .bin."""
 _INPUT_TYPES = {"f32": "float32", "f16": "float16"}
-_INTEGERS = ("i8", "u8")
-_LOWER_FLOATS = ("bf16", "f16")
-_WEIGHED = ("Convolution", "GroupConvolution", "MatMul", "ConvolutionBackpropData")
-_NO_WORK = ("Input", "Output", "Const")
+_BF16 = "bf16"
+_NATIVE_BF16 = frozenset({"avx512_bf16", "amx_bf16", "avx_ne_convert"})
+"""As Linux calls what an x86 processor needs to compute in bfloat16 itself."""
 
 
-class ArtifactError(Exception):
-    """The files are not a graph that may be run here."""
+class Unavailable(Exception):
+    """This processor cannot compute in the type that the file is for."""
 
 
 class FallbackError(Exception):
@@ -59,20 +64,26 @@ def load(path: str, threads: int = 1, batch: int = 1, options: dict[str, Any] | 
     """Open the graph at `path` (.xml, its .bin beside it) for runs of `batch` images with `threads` threads.
 
     `options`: `device` (default CPU), `hint` (the float type to compute in: "f32", or "default" for the
-    device's own choice, which is bf16 on some CPUs). Raises `ArtifactError` for truncated, hostile or
-    unsuitable files and for a .bin of another export, `FallbackError` where OpenVINO would not do as asked.
+    device's own choice, which is bf16 on some CPUs); a file that is for bf16 is computed so. Raises
+    `ArtifactError` for truncated, hostile or unsuitable files and for a .bin of another export,
+    `FallbackError` where OpenVINO would not do as asked, `Unavailable` for bf16 where there is none.
     """
-    check_file(Path(path))
-    return Graph(path, threads, batch, options or {})
+    return Graph(path, threads, batch, options or {}, check_file(Path(path)))
 
 
 class Graph:
     """A loaded graph: one float input of `input_shape` (`[batch, C, H, W]`), its first output the logits."""
 
-    def __init__(self, path: str, threads: int, batch: int, options: dict[str, Any]) -> None:
+    def __init__(
+        self, path: str, threads: int, batch: int, options: dict[str, Any], outline: Outline
+    ) -> None:
         self.path, self.threads, self.batch = path, threads, batch
-        self.device, self.hint = _choices(options)
+        self.device, chosen = _choices(options)
+        self.hint = _own_hint(outline) or chosen
         self._core = ov.Core()
+        _check_device(self._core, self.device)
+        if self.hint == _BF16:
+            _check_bf16(self._core, self.device)
         compiled = self._compile(self._read(), profiling=False)
         source = compiled.input(0)
         self.input_shape: tuple[int, ...] = tuple(source.shape)
@@ -88,7 +99,7 @@ class Graph:
 
         `ops` counts the kernels by kind (what was fused into one has no kernel of its own), `placement` by
         device, `precisions` by the type they computed in; `unexpected` names each kernel that computed
-        int8 weights in float, or in a shorter float than asked; `nodes` has name, op, provider, precision,
+        int8 weights in float, or in another float than asked; `nodes` has name, op, provider, precision,
         kernel (OpenVINO's name of the implementation), layers (of the graph, that it computes or holds) and
         microseconds of each; `hint` is the float type that OpenVINO chose or was given.
         """
@@ -99,9 +110,9 @@ class Graph:
         request = compiled.create_infer_request()
         _infer(request, x)
         device = ", ".join(compiled.get_property("EXECUTION_DEVICES"))
-        nodes = _kernels(compiled.get_runtime_model(), device, _averages(request))
+        nodes = kernels(compiled.get_runtime_model(), device, averages(request))
         chosen = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-        return {**summarize(nodes, integer_layers(model), self.hint), "hint": chosen}
+        return {**summarize(nodes, weighed_layers(model), self.hint), "hint": chosen}
 
     def layers(self, inputs: list[npt.NDArray[Any]], warm_up: int) -> list[dict[str, Any]]:
         """Microseconds of every kernel over `inputs` after the first `warm_up`, in running order.
@@ -116,10 +127,10 @@ class Graph:
         for number, x in enumerate(inputs, 1):
             _infer(request, x)
             if number == warm_up:
-                before = _averages(request)
+                before = averages(request)
         total, counted = len(inputs), len(inputs) - warm_up
-        after = _averages(request)
-        found = _kernels(compiled.get_runtime_model(), self.device, after)
+        after = averages(request)
+        found = kernels(compiled.get_runtime_model(), self.device, after)
         for node in found:
             name = node["name"]
             spent = after.get(name, 0) * total - before.get(name, 0) * warm_up
@@ -140,7 +151,6 @@ class Graph:
         return model
 
     def _compile(self, model: Any, profiling: bool) -> Any:
-        _check_device(self._core, self.device)
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
@@ -175,174 +185,6 @@ def _infer(request: Any, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.array(request.get_output_tensor(0).data)
 
 
-# --- what ran -----------------------------------------------------------------------------------------------
-
-
-def summarize(nodes: list[dict[str, Any]], integer: dict[str, str], hint: str) -> dict[str, Any]:
-    """Executed kernels, counted; `integer`: from `integer_layers`; `hint`: the float type asked for."""
-    keys = {"ops": "op", "placement": "provider", "precisions": "precision"}
-    counts = {name: dict(Counter(node[key] for node in nodes)) for name, key in keys.items()}
-    return {**counts, "unexpected": _unexpected(nodes, integer, hint), "nodes": nodes}
-
-
-def _unexpected(nodes: list[dict[str, Any]], integer: dict[str, str], hint: str) -> list[str]:
-    pairs = [(layer, node) for node in nodes for layer in node["layers"]]
-    # A kernel may be called after the dequantization that OpenVINO puts behind the layer.
-    computed_by = {**{layer.split("/Dequantization")[0]: node for layer, node in pairs}, **dict(pairs)}
-    found = []
-    for layer, codes in integer.items():
-        node = computed_by.get(layer) or computed_by.get(codes)
-        if node is None:
-            found.append(f"{layer} has int8 weights, and no kernel says that it computes it")
-        elif node["precision"] not in _INTEGERS:
-            found.append(f"{layer} ({node['op']}) has int8 weights and ran in {node['precision']}")
-    if hint == "f32":
-        found += [
-            f"{node['name']} ({node['op']}) ran in {node['precision']}, f32 was asked for"
-            for node in nodes
-            if node["precision"] in _LOWER_FLOATS
-        ]
-    return found
-
-
-def _precision(about: dict[str, str]) -> str:
-    """What a kernel computes in: where only weights are stored in half, OpenVINO gives the weights' type."""
-    precision = about.get("runtimePrecision", "?")
-    on_float32 = about.get("primitiveType", "").lower().endswith("_f32")
-    return "f32" if on_float32 and precision in _LOWER_FLOATS else precision
-
-
-def _kernels(executed: Any, device: str, us: dict[str, float]) -> list[dict[str, Any]]:
-    """The kernels of one run, in running order, from the graph that OpenVINO made of the model.
-
-    Left out: what has no work at run time, that is inputs and constants, what is computed from constants
-    alone when the graph is compiled, and views of the same memory (whose implementation is "unknown").
-    """
-    constants: set[str] = set()
-    found: list[dict[str, Any]] = []
-    for node in executed.get_ordered_ops():
-        about = {key: str(value.astype(str)) for key, value in node.get_rt_info().items()}
-        name, op = node.get_friendly_name(), about.get("layerType", node.get_type_name())
-        sources = [port.get_source_output().get_node().get_friendly_name() for port in node.inputs()]
-        held = sorted(constants.intersection(sources))
-        if op == "Const" or (sources and constants.issuperset(sources)):
-            constants.add(name)
-        elif op not in _NO_WORK and not about.get("primitiveType", "").startswith("unknown"):
-            found.append(
-                {
-                    "name": name,
-                    "op": op,
-                    "provider": device,
-                    "precision": _precision(about),
-                    "kernel": about.get("primitiveType", "?"),
-                    "layers": about.get("originalLayersNames", "").split(",") + held,
-                    "us": us.get(name, 0),
-                }
-            )
-    return found
-
-
-def _averages(request: Any) -> dict[str, float]:
-    """Microseconds of every kernel: the average of all runs of its compiled graph, as OpenVINO keeps it."""
-    return {about.node_name: about.real_time.total_seconds() * 1e6 for about in request.profiling_info}
-
-
-def integer_layers(model: Any) -> dict[str, str]:
-    """Names of the operations whose weights are int8 codes, and of the constants that hold these."""
-    found = {}
-    for node in model.get_ordered_ops():
-        if node.get_type_name() in _WEIGHED:
-            source = node.input_value(1).get_node()
-            while source.get_input_size():  # Convert, Subtract, Multiply, Reshape
-                source = source.input_value(0).get_node()
-            if (
-                source.get_type_name() == "Constant"
-                and source.get_element_type().get_type_name() in _INTEGERS
-            ):
-                found[node.get_friendly_name()] = source.get_friendly_name()
-    return found
-
-
-# --- files --------------------------------------------------------------------------------------------------
-
-
-def check_file(path: Path) -> None:
-    """Raises `ArtifactError` unless `path` is whole IR and the .bin beside it is of the same export."""
-    if not path.is_file():
-        raise ArtifactError(f"there is no file {path.name}")
-    if path.stat().st_size > _MAX_XML_BYTES:
-        raise ArtifactError("the .xml is absurdly large")
-    outline = Outline(path)
-    if outline.reads_weights:
-        _check_weights(path.with_suffix(".bin"), outline)
-
-
-def _check_weights(weights: Path, outline: Outline) -> None:
-    if not weights.is_file():
-        raise ArtifactError(f"its weights are missing: {weights.name}")
-    size = weights.stat().st_size
-    if size < outline.weights_end:
-        raise ArtifactError(f"{weights.name} is cut: {size} bytes, the graph reads {outline.weights_end}")
-    if outline.digest is None:
-        raise ArtifactError("does not say which weights are its own: export it with edgekd")
-    digest = _sha256(weights)
-    if digest != outline.digest:
-        raise ArtifactError(f"{weights.name} is damaged or of another export: its sha256 is {digest}")
-
-
-def _sha256(path: Path) -> str:
-    """Read in small pieces, so that the file does not count in the peak memory."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        for piece in iter(lambda: stream.read(1 << 16), b""):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-class Outline:
-    """What is looked at in an .xml before OpenVINO reads it: its form, and which weights it wants."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises `ArtifactError` for what is no IR, is cut, nests without end or declares entities."""
-        self.reads_weights = False
-        self.weights_end = 0  # bytes that the .bin must have
-        self.digest: str | None = None
-        self._at: list[str] = []
-        parser = expat.ParserCreate("utf-8")
-        parser.StartDoctypeDeclHandler = self._refuse_doctype
-        parser.StartElementHandler = self._start
-        parser.EndElementHandler = lambda name: self._at.pop()
-        try:
-            with path.open("rb") as stream:
-                parser.ParseFile(stream)
-        except expat.ExpatError as error:
-            raise ArtifactError(f"not an OpenVINO IR, or cut short: {error}") from error
-
-    def _refuse_doctype(self, *_: Any) -> None:
-        raise ArtifactError("not an OpenVINO IR: it declares a document type, as entity bombs do")
-
-    def _start(self, name: str, attributes: dict[str, str]) -> None:
-        self._at.append(name)
-        if self._at[0] != "net":
-            raise ArtifactError(f"not an OpenVINO IR: it starts with <{name[:40]}>")
-        if len(self._at) > _MAX_DEPTH:
-            raise ArtifactError(f"elements are nested deeper than {_MAX_DEPTH}")
-        if name == "data" and "offset" in attributes:
-            self._add_weights(attributes)
-        if self._at == _DIGEST:
-            self.digest = attributes.get("value")
-
-    def _add_weights(self, attributes: dict[str, str]) -> None:
-        try:
-            offset, size = int(attributes["offset"]), int(attributes["size"])
-        except (KeyError, ValueError) as error:
-            raise ArtifactError(f"a constant does not say where its weights are: {error}") from error
-        if offset < 0 or size < 0:
-            raise ArtifactError(f"a constant reads {size} bytes at {offset}")
-        self.reads_weights = True
-        self.weights_end = max(self.weights_end, offset + size)
-
-
 # --- what was asked for -------------------------------------------------------------------------------------
 
 
@@ -352,6 +194,31 @@ def _choices(options: dict[str, Any]) -> tuple[str, str]:
     if hint not in HINTS:
         raise FallbackError(f"the hint {hint!r} is none of {', '.join(HINTS)}")
     return str(device), str(hint)
+
+
+def _own_hint(outline: Outline) -> str | None:
+    """The float type that the file is for; raises `ArtifactError` for one that is not known here."""
+    wanted = outline.ours.get(PRECISION)
+    if wanted not in (None, _BF16):
+        raise ArtifactError(f"the file is for {wanted!r}, and this runtime knows {_BF16}")
+    return wanted
+
+
+def _check_bf16(core: Any, device: str) -> None:
+    """OpenVINO also emulates bfloat16, which is no way to measure it; raises `Unavailable`."""
+    told = _BF16.upper() in core.get_property(device, "OPTIMIZATION_CAPABILITIES")
+    x86 = platform.machine() in ("x86_64", "AMD64")
+    if not told or (device == DEFAULT_DEVICE and x86 and not _NATIVE_BF16 & _x86_flags()):
+        raise Unavailable(f"this {device} has no bfloat16")
+
+
+def _x86_flags() -> frozenset[str]:
+    """What the processor can do; where the system does not tell, OpenVINO is believed."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return _NATIVE_BF16
+    return frozenset(next((line.split() for line in lines if line.startswith("flags")), []))
 
 
 def _check_device(core: Any, device: str) -> None:

@@ -13,7 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from edgekd.backends.tensorrt import runtime
+from edgekd.backends.tensorrt.tensorrt_build import build_engine
+from edgekd.backends.tensorrt.tensorrt_file import ArtifactError
+from edgekd.backends.tensorrt.tensorrt_settings import FallbackError
 from edgekd.core.errors import ModelError
 
 TARGETS = ("SM89",)
@@ -53,8 +55,8 @@ def main(path: str, targets: list[str]) -> None:
     import tensorrt_rtx
 
     try:
-        built = runtime.build_engine(tensorrt_rtx, Path(path), compute_capabilities=targets)
-    except (runtime.ArtifactError, runtime.FallbackError) as error:
+        built = build_engine(tensorrt_rtx, Path(path), compute_capabilities=targets)
+    except (ArtifactError, FallbackError) as error:
         print(json.dumps({"error": str(error)}))
         return
     facts = {"version": tensorrt_rtx.__version__, "targets": targets, "engine_bytes": len(built.engine)}

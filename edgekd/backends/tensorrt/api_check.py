@@ -22,8 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from edgekd.backends.tensorrt import runtime
 from edgekd.backends.tensorrt.api_stand_ins import stand_in
+from edgekd.backends.tensorrt.runtime import Graph
+from edgekd.backends.tensorrt.tensorrt_cuda import Cuda
+from edgekd.backends.tensorrt.tensorrt_settings import FallbackError, Settings
 from edgekd.core.errors import UsageError
 
 _STUB = """
@@ -94,7 +96,7 @@ def check_module(bindings: Any) -> dict[str, Any]:
     return {"version": str(bindings.__version__), "paths": paths}
 
 
-class _NoCuda(runtime.Cuda):
+class _NoCuda(Cuda):
     """Stands where CUDA would be; its memory is the host's, and nothing is computed."""
 
     def __init__(self) -> None:
@@ -112,16 +114,16 @@ class _NoCuda(runtime.Cuda):
 def _tried(trt: Any, folder: Path, settings: dict[str, Any], calls: list[str]) -> dict[str, Any]:
     """Build and keep, then open what was kept; run, time and profile it."""
     (folder / "model.onnx").touch()
-    asked = runtime.Settings(**settings, cache=str(folder / "cache"))
+    asked = Settings(**settings, cache=str(folder / "cache"))
     try:
         for engine in ("built", "kept"):
-            graph = runtime.Graph(trt, _NoCuda(), folder / "model.onnx", 1, asked)
+            graph = Graph(trt, _NoCuda(), folder / "model.onnx", 1, asked)
             x = np.zeros(graph.input_shape, graph.dtype)
             graph.run(x)
             graph.compute_ms(1)
             graph.layers([x], 0)
             assert str(graph.profile()["engine"]).startswith(engine)
-    except runtime.FallbackError as error:
+    except FallbackError as error:
         return {"refused": str(error)}
     return {"calls": len(calls), "names": sorted(set(calls))}
 

@@ -32,7 +32,7 @@ def export(source: Source, path: Path) -> dict[str, Any]:
     exported, `StoreError` when it cannot be written; `path` then stays as it was.
     """
     with replacing(path) as temporary:
-        facts = export_onnx(source, temporary)
+        facts = export_onnx(source, temporary, one_file_bytes=None)
         model = onnx.load(str(temporary))
         findings = lint(model)
         refuse(model, rejected(findings), type(source.module).__name__)

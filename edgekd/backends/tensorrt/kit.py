@@ -153,7 +153,7 @@ def calls(major: int, engine: trtexec.Engine, images: int) -> list[tuple[str, li
 def _write_images(folder: Path, images: npt.NDArray[np.float32], logits: npt.NDArray[np.float32]) -> None:
     for n, image in enumerate(images):
         write_bytes(folder / f"image_{n:03}.bin", np.ascontiguousarray(image, "<f4").tobytes())
-    np.savez(folder / "reference.npz", images=images, logits=logits)
+    np.savez(folder / "reference.npz", logits=logits)
 
 
 def _write_programs(folder: Path, engine: trtexec.Engine, images: int) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from edgekd.backends.tensorrt.kit_record import KITS
 from edgekd.core.artifact import Artifact
 from edgekd.core.digest import of_data
 from edgekd.core.errors import UsageError
@@ -33,7 +34,7 @@ SCHEMA_VERSION = 1
 SESSIONS = "measurements"
 RELEASE_FOLDER = "release"
 _WRITTEN_BY_JUDGES = (RECORD, MEASUREMENTS, SEAL, VERDICT)
-_FOLDERS_OF_OTHERS = (SESSIONS, SESSION, "report", "against")
+_FOLDERS_OF_OTHERS = (SESSIONS, SESSION, "report", "against", KITS)
 _FIX = "bring the folder over again, whole, or make it again: `edgekd run RECIPE --until export --bundle OUT`"
 
 

@@ -6,6 +6,7 @@ The request: `modules` (distribution to module name), which are really imported.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import platform
 import struct
@@ -34,7 +35,7 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
         "has_ensurepip": present("ensurepip"),
         "system_site": system_site(),
         "tensorrt": present("tensorrt"),
-        "modules": {name: imported(module) for name, module in request["modules"].items()},
+        "modules": {name: imported(module, name) for name, module in request["modules"].items()},
     }
 
 
@@ -46,13 +47,20 @@ def present(module: str) -> bool:
         return False
 
 
-def imported(module: str) -> dict[str, str]:
-    """`version` after a real import, or `error`."""
+def imported(module: str, distribution: str) -> dict[str, str]:
+    """`version` after a real import, `?` where it cannot be told, or `error`."""
     try:
-        version = getattr(importlib.import_module(module), "__version__", "?")
+        version = getattr(importlib.import_module(module), "__version__", None)
     except Exception as error:  # a broken installation raises anything
         return {"error": f"{type(error).__name__}: {error}"}
-    return {"version": str(version)}
+    return {"version": str(version or installed_version(distribution) or "?")}
+
+
+def installed_version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def system_site() -> bool:

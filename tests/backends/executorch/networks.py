@@ -46,6 +46,17 @@ def network() -> nn.Module:
     return settled(resnet_cifar(num_classes=4, in_channels=3, depth=8, width=0.25), images())
 
 
+def vision_transformer() -> nn.Module:
+    """Two layers, and a head whose weights are not the zeros that torchvision starts with."""
+    from torchvision.models import VisionTransformer
+
+    made: nn.Module = VisionTransformer(
+        image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=5
+    )
+    nn.init.normal_(made.get_submodule("heads.head").weight)  # type: ignore[arg-type]
+    return made
+
+
 def images(count: int = 64) -> Tensor:
     return torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(3))
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from edgekd.backends.executorch import runtime
 from edgekd.backends.executorch.backend import BACKEND
 from edgekd.backends.executorch.baseline import one_node_graph
+from edgekd.backends.executorch.executorch_program import OUTSIDE
 from edgekd.backends.executorch.export import export
 from edgekd.backends.source import Source
 from edgekd.core.errors import DataError, ModelError
@@ -145,17 +146,34 @@ def test_an_operator_outside_is_named_with_its_module(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_operator_outside_may_be_allowed_and_the_runtime_must_allow_it_too(tmp_path: Path) -> None:
-    path = tmp_path / "a.pte"
-    module = _Sorting().eval()
-    facts = export(Source(module, SHAPE), path, allow_outside=True)
+def test_an_operator_outside_may_be_allowed_and_is_told(tmp_path: Path) -> None:
+    path, module = tmp_path / "a.pte", _Sorting().eval()
+    facts = export(Source(module, SHAPE, options={"allow_outside": True}), path)
     assert [one for one in facts["outside"] if "cumsum" in one]
+    graph, x = runtime.load(str(path)), images(1)
+    np.testing.assert_allclose(graph.run(x.numpy()), expected(module, x), rtol=1e-4, atol=1e-5)
+    profile, number = graph.profile(), sum(graph.program.operators.values())
+    assert number > 0
+    assert profile["placement"][OUTSIDE] == profile["precisions"][OUTSIDE] == number
+    assert profile["outside"] == facts["outside"]
+    assert profile["unexpected"] == []
+
+
+def test_an_operator_outside_that_nobody_allowed_is_not_run(tmp_path: Path) -> None:
+    path, module = tmp_path / "a.pte", _Sorting().eval()
+    export(Source(module, SHAPE, options={"allow_outside": True}), path)
+    content = path.read_bytes()
+    assert content.count(b'"outside": "allowed"') == 1
+    path.write_bytes(content.replace(b'"outside": "allowed"', b'"outside": "nowhere"'))
     with pytest.raises(runtime.FallbackError, match="cumsum"):
         runtime.load(str(path))
-    graph = runtime.load(str(path), options={"allow_outside": True})
-    x = images(1)
-    np.testing.assert_allclose(graph.run(x.numpy()), expected(module, x), rtol=1e-4, atol=1e-5)
-    assert graph.profile()["placement"][runtime.OUTSIDE] == sum(runtime.read(path).operators.values())
+    assert [one for one in runtime.read(path).summary()["unexpected"] if "cumsum" in one]
+
+
+def test_allowing_changes_nothing_where_xnnpack_takes_all(fp32: Exported, tmp_path: Path) -> None:
+    facts = export(Source(fp32.module, SHAPE, options={"allow_outside": True}), tmp_path / "a.pte")
+    assert facts["outside"] == []
+    assert facts["precisions"] == fp32.facts["precisions"]
 
 
 def test_what_cannot_be_exported_is_refused_before_anything_is_lowered(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ pytest.importorskip("executorch", reason="needs `pip install 'edgekd[executorch]
 
 from edgekd.backends.executorch import runtime
 from edgekd.backends.executorch.backend import BACKEND
+from edgekd.backends.executorch.executorch_flatbuffer import Bytes
 from tests.backends.executorch.networks import Exported
 
 pytestmark = [
@@ -148,7 +149,7 @@ def test_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:
 def test_constants_of_no_bytes_are_refused(fp32: Exported, tmp_path: Path) -> None:
     """ExecuTorch takes the size of a segment on trust; XNNPACK then reads through a null pointer."""
     content = fp32.path.read_bytes()
-    root = runtime._Bytes(content, 0, struct.unpack_from("<Q", content, 16)[0]).root()
+    root = Bytes(content, 0, struct.unpack_from("<Q", content, 16)[0]).root()
     places = [segment._place(1) for segment in root.tables(4)]
     path = tmp_path / "empty.pte"
     for place in [place for place in places if place is not None]:
@@ -162,7 +163,7 @@ def test_a_node_of_another_kind_is_refused(fp32: Exported, tmp_path: Path) -> No
     content = fp32.path.read_bytes()
     start = content.index(b"XH00") - 4
     at, length = struct.unpack_from("<II", content, start + 10)
-    nodes = runtime._Bytes(content, start + at, length).root().tables(1)
+    nodes = Bytes(content, start + at, length).root().tables(1)
     transpose = next(node for node in nodes if node.union(0)[0] == 5)
     place = transpose._place(0)
     assert place is not None

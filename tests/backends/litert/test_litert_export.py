@@ -24,7 +24,15 @@ from edgekd.backends.litert.baseline import one_node_graph
 from edgekd.backends.litert.export import export
 from edgekd.backends.source import Source
 from edgekd.core.errors import DataError, ModelError
-from tests.backends.executorch.networks import SHAPE, Exported, images, network, settled, trained_int8
+from tests.backends.executorch.networks import (
+    SHAPE,
+    Exported,
+    images,
+    network,
+    settled,
+    trained_int8,
+    vision_transformer,
+)
 from tests.backends.litert.writing import agreement, errors, expected, logits, need_environment, write
 
 pytestmark = [
@@ -235,3 +243,15 @@ def test_networks_of_torchvision(name: str, precision: Any, tmp_path: Path) -> N
     )
     assert found.max() <= 1e-5 if precision == "fp32" else found.mean() <= 0.01
     assert runtime.load(str(exported.path)).profile()["unexpected"] == []
+
+
+def test_a_vision_transformer_converts_and_takes_one_image(tmp_path: Path) -> None:
+    """Its attention chooses query, key and value along the first axis, where else the images are."""
+    need_environment()
+    torch.manual_seed(0)
+    x = torch.rand(8, 3, 32, 32)
+    exported = write(tmp_path, Source(settled(vision_transformer(), x), (3, 32, 32)))
+    assert errors(exported, x).max() <= 1e-5
+    assert exported.facts["batch"] == 1
+    with pytest.raises(runtime.ArtifactError, match="the batch is fixed to 1"):
+        runtime.load(str(exported.path), batch=2)

@@ -20,6 +20,7 @@ pytest.importorskip("ai_edge_litert", reason="needs `pip install 'edgekd[litert]
 
 from edgekd.backends.litert import runtime
 from edgekd.backends.litert.backend import BACKEND
+from edgekd.backends.litert.litert_flatbuffer import Bytes
 from tests.backends.executorch.networks import Exported
 
 pytestmark = [
@@ -176,7 +177,7 @@ def test_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:
 def parts(path: Path) -> tuple[bytearray, Any, Any]:
     """(content, root table, graph) for damage at chosen places."""
     content = bytearray(path.read_bytes())
-    root = runtime._Bytes(content).root()
+    root = Bytes(content).root()
     return content, root, root.tables(2)[0]
 
 

@@ -174,7 +174,7 @@ class _LooksAtItsData(nn.Module):
 
 def test_a_network_that_looks_at_its_data_is_refused(tmp_path: Path) -> None:
     """A trace would keep one of its branches."""
-    with pytest.raises(ModelError, match="_LooksAtItsData: cannot be captured"):
+    with pytest.raises(ModelError, match=r"_LooksAtItsData: .*depends on the values of its input"):
         written(tmp_path, _LooksAtItsData().eval())
     assert list(tmp_path.iterdir()) == []
 

@@ -141,6 +141,8 @@ def test_the_agent_runs_it_by_path_in_a_process_of_its_own(net: Path, tmp_path: 
     for name in ("agent.py", "agent_facts.py", "agent_sensors.py"):
         shutil.copy(measure / name, tmp_path)
     shutil.copy(BACKEND.runtime, tmp_path / "runtime_ncnn.py")
+    for part in BACKEND.runtime_parts:
+        shutil.copy(part, tmp_path)
     _, height, width = IMAGE_SHAPE
     images = np.random.default_rng(0).integers(0, 256, (5, height, width, 3)).astype(np.uint8)
     np.save(tmp_path / "images.npy", images)

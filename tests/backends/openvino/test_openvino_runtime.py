@@ -138,7 +138,7 @@ def _node(name: str, precision: str, *layers: str) -> dict[str, Any]:
     ],
 )
 def test_int8_weights_in_a_float_kernel_are_unexpected(node: dict[str, Any], found: list[str]) -> None:
-    assert runtime.summarize([node], {"a": "a.codes"}, "f32")["unexpected"] == found
+    assert runtime.summarize([node], {"a": ("a.codes", "i8")}, "f32")["unexpected"] == found
 
 
 def test_a_shorter_float_is_unexpected_unless_it_may_be_chosen() -> None:
@@ -191,6 +191,8 @@ def test_the_agent_runs_it_by_path_in_a_process_of_its_own(net: Path, tmp_path: 
     for name in ("agent.py", "agent_facts.py", "agent_sensors.py"):
         shutil.copy(measure / name, tmp_path)
     shutil.copy(BACKEND.runtime, tmp_path / "runtime_openvino.py")
+    for part in BACKEND.runtime_parts:
+        shutil.copy(part, tmp_path)
     _, height, width = IMAGE_SHAPE
     images = np.random.default_rng(0).integers(0, 256, (5, height, width, 3)).astype(np.uint8)
     np.save(tmp_path / "images.npy", images)

@@ -55,9 +55,9 @@ def others() -> dict[str, dict[str, Maker]]:
 # ---- edgekd --------------------------------------------------------------------------------------
 
 
-def network() -> nn.Module:
+def network(width: float = 0.25) -> nn.Module:
     torch.manual_seed(0)
-    return resnet_cifar(num_classes=4, in_channels=3, depth=8, width=0.25).eval()
+    return resnet_cifar(num_classes=4, in_channels=3, depth=8, width=width).eval()
 
 
 def images(count: int = 8) -> torch.Tensor:
@@ -74,8 +74,8 @@ def quantized(profile: str, **settings: Any) -> nn.Module:
 
 
 @functools.cache
-def float_bytes() -> bytes:
-    return exported(Source(network(), SHAPE))
+def float_bytes(width: float = 0.25) -> bytes:
+    return exported(Source(network(width), SHAPE))
 
 
 def exported(source: Source) -> bytes:
@@ -189,12 +189,13 @@ NNCF: dict[str, Maker] = {
 }
 
 
-def _model_optimizer(mode: str, precision: str) -> onnx.ModelProto:
+def _model_optimizer(mode: str, precision: str, width: float = 0.25) -> onnx.ModelProto:
+    """Of few channels it leaves most in float, so a wider network is quantized, too."""
     from modelopt.onnx.quantization import quantize
 
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
-        source.write_bytes(float_bytes())
+        source.write_bytes(float_bytes(width))
         quantize(
             str(source),
             quantize_mode=mode,
@@ -210,4 +211,7 @@ MODEL_OPTIMIZER: dict[str, Maker] = {
     "int8 and float": lambda: _model_optimizer("int8", "fp32"),
     "int8 and half": lambda: _model_optimizer("int8", "fp16"),
     "float8 and half": lambda: _model_optimizer("fp8", "fp16"),
+    "int8 and float, wider": lambda: _model_optimizer("int8", "fp32", 2.0),
+    "int8 and half, wider": lambda: _model_optimizer("int8", "fp16", 2.0),
+    "float8 and half, wider": lambda: _model_optimizer("fp8", "fp16", 2.0),
 }

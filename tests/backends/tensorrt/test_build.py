@@ -8,13 +8,9 @@ from typing import Any
 import onnx
 import pytest
 
-from edgekd.backends.tensorrt.runtime import (
-    ArtifactError,
-    FallbackError,
-    Settings,
-    build_engine,
-    logger_of,
-)
+from edgekd.backends.tensorrt.tensorrt_build import build_engine, logger_of
+from edgekd.backends.tensorrt.tensorrt_file import ArtifactError
+from edgekd.backends.tensorrt.tensorrt_settings import FallbackError, Settings
 from tests.backends.tensorrt import oracle
 from tests.backends.tensorrt.handmade import CASES, Builder
 

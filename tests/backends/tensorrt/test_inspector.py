@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from edgekd.backends.tensorrt.runtime import Settings, precision_of, summarize
+from edgekd.backends.tensorrt.tensorrt_layers import precision_of, summarize
+from edgekd.backends.tensorrt.tensorrt_settings import Settings
 
 CONVOLUTION = {
     "Name": "conv1.weight + DequantizeLinear_2 + Conv_3 + Relu_4",

@@ -94,14 +94,14 @@ def test_the_reference_is_what_the_file_says(written: Path, graph: Path) -> None
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_script_builds_answers_times_and_checks(version: str, copied: Path) -> None:
+def test_the_script_builds_answers_times_and_checks(version: str, copied: Path, graph: Path) -> None:
     (copied.parent / "version").write_text(version)
     done = run(copied)
     assert done.returncode == 0, done.stderr
     calls = [json.loads(line) for line in (copied.parent / "calls.jsonl").read_text().splitlines()]
     assert len(calls) == 1 + len(IMAGES) + 1
     assert [unknown(argv, VERSIONS[version]) for argv in calls] == [[]] * len(calls)
-    facts = read_result(copied, copied / "result.json")
+    facts = read_result(copied, copied / "result.json", graph)
     assert facts["tensorrt"].startswith(VERSIONS[version])
     assert facts["gpu"] == {"name": "Stand-in", "compute_capability": "0.0"}
     assert facts["numerics"]["agrees"] and facts["numerics"]["same_top1"] == 3
@@ -111,11 +111,11 @@ def test_the_script_builds_answers_times_and_checks(version: str, copied: Path) 
     json.dumps(facts, allow_nan=False)
 
 
-def test_an_engine_that_answers_something_else_fails_the_kit(copied: Path) -> None:
+def test_an_engine_that_answers_something_else_fails_the_kit(copied: Path, graph: Path) -> None:
     answer_with(copied.parent, kit_check.reference(copied) * 1.5)
     done = run(copied)
     assert done.returncode == 1 and '"agrees": false' in done.stdout
-    assert read_result(copied, copied / "result.json")["numerics"]["agrees"] is False
+    assert read_result(copied, copied / "result.json", graph)["numerics"]["agrees"] is False
 
 
 @pytest.mark.parametrize(
@@ -177,9 +177,9 @@ def answer(written: Path) -> dict[str, Any]:
     }
 
 
-def test_a_sound_result_is_read(answer: dict[str, Any], written: Path, tmp_path: Path) -> None:
+def test_a_sound_result_is_read(answer: dict[str, Any], written: Path, graph: Path, tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text(json.dumps(answer))
-    facts = read_result(written, tmp_path / "result.json")
+    facts = read_result(written, tmp_path / "result.json", graph)
     assert facts["numerics"]["max_abs_difference"] == 0
     assert facts["profile"]["precisions"] == {"fp16": 1}
 
@@ -212,29 +212,99 @@ def test_a_sound_result_is_read(answer: dict[str, Any], written: Path, tmp_path:
     ],
 )
 def test_a_result_of_another_form_is_refused(
-    change: dict[str, Any], message: str, answer: dict[str, Any], written: Path, tmp_path: Path
+    change: dict[str, Any], message: str, answer: dict[str, Any], written: Path, graph: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "result.json").write_text(json.dumps({**answer, **change}))
     with pytest.raises(DataError, match=message):
-        read_result(written, tmp_path / "result.json")
+        read_result(written, tmp_path / "result.json", graph)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"nul", b"\xff\xfe", b"[" * 200_000, b"9" * 10_000])
-def test_what_is_no_result_is_refused(content: bytes, written: Path, tmp_path: Path) -> None:
+def test_what_is_no_result_is_refused(content: bytes, written: Path, graph: Path, tmp_path: Path) -> None:
     (tmp_path / "result.json").write_bytes(content)
     with pytest.raises(DataError):
-        read_result(written, tmp_path / "result.json")
+        read_result(written, tmp_path / "result.json", graph)
     with pytest.raises(DataError, match="cannot read"):
-        read_result(written, tmp_path / "none.json")
+        read_result(written, tmp_path / "none.json", graph)
     with pytest.raises(DataError, match="cannot read"):
-        read_result(written, tmp_path)
+        read_result(written, tmp_path, graph)
 
 
-def test_a_huge_file_is_not_read(written: Path, tmp_path: Path) -> None:
+def test_a_huge_file_is_not_read(written: Path, graph: Path, tmp_path: Path) -> None:
     with (tmp_path / "result.json").open("wb") as stream:
         stream.truncate(1 << 33)
     with pytest.raises(DataError, match="larger than 32 MiB"):
-        read_result(written, tmp_path / "result.json")
+        read_result(written, tmp_path / "result.json", graph)
+
+
+# --- a kit that was changed on its way ----------------------------------------------------------------------
+
+
+def resealed(kit_folder: Path, answer: dict[str, Any], change: Callable[[dict[str, Any]], Any]) -> Path:
+    """The kit with another kit.json, and a result that names it."""
+    manifest = json.loads((kit_folder / "kit.json").read_text())
+    change(manifest)
+    (kit_folder / "kit.json").write_text(json.dumps(manifest))
+    told = {**answer, "kit_sha256": kit_check.sha256(kit_folder / "kit.json")}
+    (kit_folder / "result.json").write_text(
+        json.dumps({**told, "model_sha256": manifest.get("model_sha256", "0" * 64)})
+    )
+    return kit_folder / "result.json"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda kit: kit.pop("images"), "images"),
+        (lambda kit: kit.update(images=65), "images"),
+        (lambda kit: kit.update(images=4), "image_003.bin"),
+        (lambda kit: kit.update(precision="int4"), "precision"),
+        (lambda kit: kit.update(model_sha256="1" * 64), "another artifact than a.onnx"),
+        (lambda kit: kit.update(files={}), "not the image that was written"),
+        (lambda kit: kit["engine"].update(shape=[1, 3, 12, 13]), r"the model takes \[3, 12, 12\]"),
+        (lambda kit: kit["engine"].update(shape=[1, 3, 1 << 40, 12]), "engine.shape"),
+        (lambda kit: kit.update(layers={"Conv_3": 3}), "layers"),
+    ],
+)
+def test_a_kit_that_says_something_else_is_refused(
+    change: Callable[[dict[str, Any]], Any], message: str, answer: dict[str, Any], copied: Path, graph: Path
+) -> None:
+    with pytest.raises(DataError, match=message):
+        read_result(copied, resealed(copied, answer, change), graph)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"[" * 200_000, None])
+def test_a_kit_without_a_readable_list_is_refused(content: bytes | None, copied: Path, graph: Path) -> None:
+    (copied / "kit.json").unlink()
+    if content is not None:
+        (copied / "kit.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"kit\.json"):
+        read_result(copied, copied / "result.json", graph)
+
+
+def test_a_reference_or_limit_that_was_changed_is_of_no_account(
+    answer: dict[str, Any], copied: Path, graph: Path
+) -> None:
+    """The logits are compared with what the artifact answers here, by the tolerance of its precision."""
+    wrong = (kit_check.reference(copied) * 2).tolist()
+    np.savez(copied / "reference.npz", logits=np.array(wrong, np.float32))
+    path = resealed(copied, {**answer, "logits": wrong}, lambda kit: kit.update(tolerance=1e9, layers={}))
+    facts = read_result(copied, path, graph)
+    assert (facts["numerics"]["agrees"], facts["numerics"]["tolerance"]) == (False, 1e-3)
+    assert facts["profile"]["unexpected"] == ["Conv_3 is fp32 in the file and runs in fp16 (CaskConvolution)"]
+
+
+def test_an_image_that_was_changed_is_refused(answer: dict[str, Any], copied: Path, graph: Path) -> None:
+    (copied / "image_001.bin").write_bytes(bytes(4 * 3 * 12 * 12))
+    (copied / "result.json").write_text(json.dumps(answer))
+    with pytest.raises(DataError, match=r"image_001\.bin(.|\n)*not the image"):
+        read_result(copied, copied / "result.json", graph)
+    nan = np.full((3, 12, 12), np.nan, "<f4")
+    nan.tofile(copied / "image_001.bin")
+    digest = kit_check.sha256(copied / "image_001.bin")
+    path = resealed(copied, answer, lambda kit: kit["files"].update({"image_001.bin": digest}))
+    with pytest.raises(DataError, match="no finite numbers"):
+        read_result(copied, path, graph)
 
 
 def test_a_kit_is_not_written_over_another(written: Path, graph: Path, tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ TOOLS = {
     " unsigned weights; int16 activations; dedicated pairs; only convolutions; only the classifier;"
     " operators, not Q/DQ; dynamic",
     "nncf": "performance; mixed; performance for a CPU",
-    "modelopt": "int8 and float; int8 and half; float8 and half",
+    "modelopt": "int8 and float; int8 and half; float8 and half; int8 and float, wider; int8 and half, wider;"
+    " float8 and half, wider",
 }
 NAMES = [(origin, name.strip()) for origin, names in TOOLS.items() for name in names.split(";")]
 

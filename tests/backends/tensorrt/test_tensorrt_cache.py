@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from edgekd.backends.tensorrt import runtime
-from edgekd.backends.tensorrt.runtime import Built, FallbackError, Settings, Stale, engine_of, keep, kept
+from edgekd.backends.tensorrt import tensorrt_keep
+from edgekd.backends.tensorrt.tensorrt_build import Built
+from edgekd.backends.tensorrt.tensorrt_keep import Stale, cache_folder, engine_of, keep, kept
+from edgekd.backends.tensorrt.tensorrt_settings import FallbackError, Settings, batches_of, settings_of
 
 DEVICE = {"name": "Orin", "uuid": "00ff", "compute_capability": "8.7", "driver": "12.6", "machine": "AGX"}
 
@@ -30,7 +32,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         times = None if named["timing_cache"] is None else named["timing_cache"] + b"t"
         return Built(b"engine %d" % len(asked), {"Conv_0": "int8"}, times)
 
-    monkeypatch.setattr(runtime, "build_engine", build)
+    monkeypatch.setattr(tensorrt_keep, "build_engine", build)
     return asked
 
 
@@ -143,7 +145,7 @@ def test_a_folder_that_cannot_be_written_keeps_nothing_and_stops_nothing(
 
 def test_the_folder_is_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert runtime.cache_folder(Settings()) == tmp_path / "edgekd" / "tensorrt"
+    assert cache_folder(Settings()) == tmp_path / "edgekd" / "tensorrt"
 
 
 def test_what_is_kept_appears_whole_under_its_name_alone(tmp_path: Path) -> None:
@@ -171,20 +173,20 @@ def test_what_is_kept_appears_whole_under_its_name_alone(tmp_path: Path) -> None
 )
 def test_options_that_would_be_ignored_are_refused(asked: Any, message: str | None) -> None:
     if message is None:
-        assert runtime.settings_of({"tensorrt": asked}) == Settings()
+        assert settings_of({"tensorrt": asked}) == Settings()
         return
     with pytest.raises(FallbackError, match=message):
-        runtime.settings_of({"tensorrt": asked})
+        settings_of({"tensorrt": asked})
 
 
 def test_options_of_other_backends_are_not_looked_at() -> None:
     asked = {"hint": "default", "tensorrt": {"dla_core": 1}}
-    assert runtime.settings_of(asked) == Settings(dla_core=1)
+    assert settings_of(asked) == Settings(dla_core=1)
 
 
 def test_the_batch_that_is_run_lies_within_those_of_the_engine() -> None:
-    assert runtime.batches_of(Settings(), 3) == (3, 3, 3)
-    assert runtime.batches_of(Settings(batches=[1, 2, 8]), 8) == (1, 2, 8)
+    assert batches_of(Settings(), 3) == (3, 3, 3)
+    assert batches_of(Settings(batches=[1, 2, 8]), 8) == (1, 2, 8)
     for batches in ([1, 2, 8], [4, 2, 16], [1, 9]):
         with pytest.raises(FallbackError, match="smallest, usual, largest"):
-            runtime.batches_of(Settings(batches=batches), 9)
+            batches_of(Settings(batches=batches), 9)

@@ -15,14 +15,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgekd.backends.tensorrt import runtime
+from edgekd.backends.tensorrt import runtime, tensorrt_cuda
 from edgekd.backends.tensorrt.backend import BACKEND
-from edgekd.backends.tensorrt.runtime import ArtifactError, Cuda, CudaError, FallbackError, Unavailable
+from edgekd.backends.tensorrt.tensorrt_cuda import Cuda, CudaError, Unavailable
+from edgekd.backends.tensorrt.tensorrt_file import ArtifactError, check_file
+from edgekd.backends.tensorrt.tensorrt_settings import FallbackError, Settings
 
 RUNTIMES = os.environ.get("EDGEKD_CUDA_RUNTIMES", "")
 """A folder below which are real libraries: the wheels nvidia-cuda-runtime-cu12 and nvidia-cuda-runtime."""
 LIBRARIES = sorted(map(str, Path(RUNTIMES).rglob("libcudart.so.*"))) if RUNTIMES else []
-CALLS = re.findall(r'"(cuda[A-Z]\w+)"', BACKEND.runtime.read_text())
+CALLS = re.findall(r'"(cuda[A-Z]\w+)"', Path(tensorrt_cuda.__file__).read_text())
 """What the runtime calls, beside the two versions, whose names it puts together."""
 
 
@@ -50,7 +52,7 @@ def as_the_agent_does() -> ModuleType:
 
 def test_the_file_is_imported_by_path_without_tensorrt(graph: Path) -> None:
     module = as_the_agent_does()
-    assert module.settings_of({}) == tuple(runtime.Settings())
+    assert module.settings_of({}) == tuple(Settings())
     module.check_file(graph)
 
 
@@ -71,7 +73,7 @@ def test_a_version_that_was_not_checked_is_not_used(version: str, tensorrt: Any,
 def test_without_a_cuda_library_there_is_no_gpu(
     graph: Path, tensorrt: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime, "libraries", lambda: ["libcudart.so.none"])
+    monkeypatch.setattr(tensorrt_cuda, "libraries", lambda: ["libcudart.so.none"])
     for call in (runtime.versions, lambda: runtime.load(str(graph))):
         with pytest.raises(Unavailable, match="no GPU: there is no CUDA runtime library"):
             call()
@@ -98,9 +100,9 @@ def test_a_real_cuda_runtime_has_every_call_and_says_why_there_is_no_gpu(
         assert cuda.devices() > 0
     except CudaError as error:
         assert "CUDA error" in str(error) and "cudaGetDeviceCount" in str(error)
-        monkeypatch.setattr(runtime, "libraries", lambda: [library])
+        monkeypatch.setattr(tensorrt_cuda, "libraries", lambda: [library])
         with pytest.raises(Unavailable, match=r"no GPU: .*CUDA error"):
-            runtime.open_cuda()
+            tensorrt_cuda.open_cuda()
 
 
 def test_pip_and_jetpack_are_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +111,7 @@ def test_pip_and_jetpack_are_looked_through(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "nvidia/cuda_runtime/lib/libcudart.so.12").touch()
     (tmp_path / "nvidia/cu13/lib/libcudart.so.13").touch()
     monkeypatch.setattr(sys, "path", [str(tmp_path), "relative"])
-    found = runtime.libraries()
+    found = tensorrt_cuda.libraries()
     assert found[0] == "libcudart.so.13"
     assert {path.rpartition("/")[2] for path in found if str(tmp_path) in path} == {
         "libcudart.so.12",
@@ -124,12 +126,12 @@ def test_pip_and_jetpack_are_looked_through(tmp_path: Path, monkeypatch: pytest.
 def test_what_is_no_onnx_file_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(content)
     with pytest.raises(ArtifactError):
-        runtime.check_file(tmp_path / "a.onnx")
+        check_file(tmp_path / "a.onnx")
 
 
 def test_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="there is no file"):
-        runtime.check_file(tmp_path)
+        check_file(tmp_path)
 
 
 def test_a_file_cut_anywhere_is_refused_or_has_lost_no_part_of_its_graph(graph: Path, tmp_path: Path) -> None:
@@ -137,7 +139,7 @@ def test_a_file_cut_anywhere_is_refused_or_has_lost_no_part_of_its_graph(graph: 
     for length in range(len(whole)):
         (tmp_path / "cut.onnx").write_bytes(whole[:length])
         try:
-            runtime.check_file(tmp_path / "cut.onnx")
+            check_file(tmp_path / "cut.onnx")
         except ArtifactError:
             continue
         assert onnx.load(str(tmp_path / "cut.onnx")).graph.node  # only what stands behind the graph is gone
@@ -151,7 +153,7 @@ def test_flipped_bits_end_in_nothing_but_an_artifact_error(graph: Path, tmp_path
             damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
         (tmp_path / "a.onnx").write_bytes(bytes(damaged))
         try:
-            runtime.check_file(tmp_path / "a.onnx")
+            check_file(tmp_path / "a.onnx")
         except ArtifactError:
             continue
 
@@ -164,7 +166,7 @@ def test_weights_in_another_file_are_refused(tmp_path: Path) -> None:
         model = helper.make_model(helper.make_graph(nodes, "g", [], [], stored))
         (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
         with pytest.raises(ArtifactError, match="in another file"):
-            runtime.check_file(tmp_path / "a.onnx")
+            check_file(tmp_path / "a.onnx")
 
 
 def test_graphs_without_end_are_refused(tmp_path: Path) -> None:
@@ -173,4 +175,4 @@ def test_graphs_without_end_are_refused(tmp_path: Path) -> None:
         inner = helper.make_graph([helper.make_node("If", ["c"], ["d"], then_branch=inner)], "g", [], [])
     (tmp_path / "a.onnx").write_bytes(helper.make_model(inner).SerializeToString())
     with pytest.raises(ArtifactError, match="nested deeper"):
-        runtime.check_file(tmp_path / "a.onnx")
+        check_file(tmp_path / "a.onnx")
