@@ -35,7 +35,9 @@ def command(
     ] = "installed",
     beside: Annotated[
         str,
-        typer.Option(help="Precisions in which every backend also gets the float student: `fp16`, `fp32`."),
+        typer.Option(
+            help="Precisions in which every backend also gets the float student: `fp16`, `bf16`, `fp32`."
+        ),
     ] = "",
     compare: Annotated[
         bool,

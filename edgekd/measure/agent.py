@@ -146,18 +146,26 @@ def read_images(path: str, graph: Any) -> Any:
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) == 0:
         raise DataError(f"{path} must be uint8 [N, H, W, C], is {images.dtype} {list(images.shape)}")
     _, height, width, channels = images.shape
-    if tuple(graph.input_shape[1:]) != (channels, height, width):
+    pixels = graph.dtype == np.uint8
+    shape, order = (
+        ((height, width, channels), "H, W, C") if pixels else ((channels, height, width), "C, H, W")
+    )
+    if tuple(graph.input_shape[1:]) != shape:
         raise DataError(
-            f"the graph takes [C, H, W] = {list(graph.input_shape[1:])}, "
-            f"the images are {[channels, height, width]}"
+            f"the graph takes [{order}] = {list(graph.input_shape[1:])}, the images are {list(shape)}"
         )
     return images
 
 
 def preprocess(images: Any, plan: dict[str, Any], dtype: Any) -> Any:
-    """uint8 `[N, H, W, C]` to float `[N, C, H, W]`: the same operations as `edgekd.core.preprocess`."""
+    """uint8 `[N, H, W, C]` to float `[N, C, H, W]`: the same operations as `edgekd.core.preprocess`.
+
+    A graph whose input is uint8 does these itself, so it gets the pixels.
+    """
     import numpy as np
 
+    if dtype == np.uint8:
+        return np.ascontiguousarray(images)
     x = images.astype(np.float32) * np.float32(plan["scale"])
     x = (x - np.asarray(plan["mean"], np.float32)) / np.asarray(plan["std"], np.float32)
     return np.ascontiguousarray(x.transpose(0, 3, 1, 2).astype(dtype, copy=False))

@@ -15,9 +15,11 @@ filters = {"bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC, "nearest": Imag
 for name in sys.argv[1:]:
     image = ImageOps.exif_transpose(Image.open(name)).convert("L" if len(spec["mean"]) == 1 else "RGB")
     image = image.resize(spec["size"][::-1], filters[spec["resize"]])
-    x = np.asarray(image, np.float32).reshape(*spec["size"], -1) * np.float32(spec["scale"])
-    x = ((x - np.float32(spec["mean"])) / np.float32(spec["std"])).transpose(2, 0, 1)[None]
-    logits = session.run(None, {session.get_inputs()[0].name: x.astype(np.float32)})[0][0]
+    x = np.asarray(image).reshape(1, *spec["size"], -1)
+    if session.get_inputs()[0].type != "tensor(uint8)":  # else the graph normalizes by itself
+        x = x.astype(np.float32) * np.float32(spec["scale"])
+        x = ((x - np.float32(spec["mean"])) / np.float32(spec["std"])).transpose(0, 3, 1, 2)
+    logits = session.run(None, {session.get_inputs()[0].name: x})[0][0]
     p = np.exp(logits - logits.max())
     print(name, labels[int(logits.argmax())], f"{p.max() / p.sum():.3f}")
 '''

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from edgekd.backends.backend import Backend
 from edgekd.backends.onnx.onnx_file import COMPANION
+from edgekd.backends.onnx.options import OnnxOptions
 from edgekd.backends.ranges import TORCH_AND_ONNX
 
 BACKEND = Backend(
@@ -24,4 +25,5 @@ BACKEND = Backend(
     versions={**TORCH_AND_ONNX, "onnxruntime": ">=1.18,<2"},
     precisions=("fp32", "fp16", "int8"),
     profiles=("ort_x86",),
+    options=OnnxOptions,
 )

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from edgekd.backends.onnx.baking import METADATA, bake, baked_preprocess
 from edgekd.backends.onnx.blame import cannot_be_exported, scope_of
 from edgekd.backends.onnx.external_data import (
     DIGEST_KEY,
@@ -65,10 +66,11 @@ def export(source: Source, path: Path, *, one_file_bytes: int | None = ONE_FILE_
     """Write the source's module to `path`; returns facts about the graph.
 
     The graph takes `input` float32 `[batch, C, H, W]` and gives `logits` float32 `[batch, classes]`; `batch`
-    is dynamic. fp16: weights and arithmetic are of half precision between two casts. Weights of more than
-    `one_file_bytes` are beside it (.onnx.data); None: they are never. What ONNX Runtime's optimizations make
-    of the graph was compared with the graph as written. Raises `ModelError` when it cannot be exported or the
-    two differ, `StoreError` when it cannot be written.
+    is dynamic. With the option `bake_preprocess` it takes uint8 pixels `[batch, H, W, C]` and normalizes them
+    as the metadata's `preprocess` says. fp16: weights and arithmetic are of half precision between two casts.
+    Weights of more than `one_file_bytes` are beside it (.onnx.data); None: never. What ONNX Runtime's
+    optimizations make of the graph was compared with the graph as written. Raises `ModelError` when it cannot
+    be exported or the two differ, `StoreError` when it cannot be written.
     """
     from edgekd.backends.onnx.optimization_check import compared  # ONNX Runtime, which `write` does without
 
@@ -82,7 +84,12 @@ def write(source: Source, path: Path, *, one_file_bytes: int | None = ONE_FILE_B
     module = source.module.exportable() if isinstance(source.module, Exportable) else source.module
     module = Half(module) if source.precision == "fp16" else module
     model = _exported(module, source.input_shape)
-    _finish(model, dict(source.metadata))
+    shape, dtype, metadata = [BATCH, *source.input_shape], "float32", dict(source.metadata)
+    if source.options.get("bake_preprocess"):
+        bake(model, baked_preprocess(metadata, type(source.module).__name__))
+        shape, dtype = [shape[0], *shape[2:], shape[1]], "uint8"
+        metadata |= METADATA
+    _finish(model, metadata)
     beside = one_file_bytes is not None and weight_bytes(model) > one_file_bytes
     if beside:
         move_out(model, path)
@@ -93,7 +100,7 @@ def write(source: Source, path: Path, *, one_file_bytes: int | None = ONE_FILE_B
         **(_companion(model, path, size) if beside else {}),
         "opset": OPSET,
         "ir_version": IR_VERSION,
-        "input": {"name": INPUT, "shape": [BATCH, *source.input_shape], "dtype": "float32"},
+        "input": {"name": INPUT, "shape": shape, "dtype": dtype},
         "output": {"name": OUTPUT},
         "operators": count_operators(model),
     }

@@ -6,15 +6,14 @@ weights; in half precision that product is nearly zero, and the answers are garb
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
 
+from edgekd.backends.onnx.baking import baked_preprocess, preprocess_of
 from edgekd.backends.onnx.runtime import LEVELS, load
 from edgekd.backends.source import Source
 from edgekd.core.errors import ModelError
@@ -40,7 +39,8 @@ def compared(path: Path, source: Source) -> dict[str, Any]:
     images, else to random ones in the range of its preprocessing. Raises `ModelError` where the answers
     differ by more than the precision's `TOLERANCE`, unless that is this processor's saturation alone.
     """
-    inputs, kind = _inputs(source)
+    normalized, kind = _inputs(source)
+    inputs = _as_taken(normalized, source)
     tolerance = TOLERANCE[source.precision]
     as_written = answers(path, inputs, optimization="none")
     found = difference(answers(path, inputs), as_written)
@@ -53,7 +53,9 @@ def compared(path: Path, source: Source) -> dict[str, Any]:
     raise _error(path, source, inputs, as_written, found)
 
 
-def _error(path: Path, source: Source, inputs: Inputs, as_written: Logits, found: float) -> ModelError:
+def _error(
+    path: Path, source: Source, inputs: npt.NDArray[Any], as_written: Logits, found: float
+) -> ModelError:
     tolerance = TOLERANCE[source.precision]
     off = {level: difference(answers(path, inputs, optimization=level), as_written) for level in LEVELS}
     level = next((level for level, one in off.items() if not one <= tolerance), "all")
@@ -68,8 +70,8 @@ def _error(path: Path, source: Source, inputs: Inputs, as_written: Logits, found
     )
 
 
-def answers(path: Path, inputs: Inputs, **options: Any) -> Logits:
-    """Logits `[N, classes]` of `inputs` `[N, C, H, W]`, with one thread, so that they are the same again."""
+def answers(path: Path, inputs: npt.NDArray[Any], **options: Any) -> Logits:
+    """Logits `[N, classes]` of `inputs` as the graph takes them; with one thread, so the same every time."""
     graph = load(str(path), options=options)
     return np.concatenate([graph.run(inputs[at : at + 1].astype(graph.dtype)) for at in range(len(inputs))])
 
@@ -101,8 +103,15 @@ def _inputs(source: Source) -> tuple[Inputs, str]:
 def _random(source: Source) -> Inputs:
     channels, height, width = source.input_shape
     pixels = np.random.default_rng(0).integers(0, 256, (NUM_IMAGES, height, width, channels), np.uint8)
-    try:
-        plan = Preprocess.model_validate(json.loads(source.metadata["preprocess"]))
-    except (KeyError, ValueError, ValidationError):
-        plan = Preprocess(size=(height, width), mean=(0.0,), std=(1.0,))
+    plan = preprocess_of(source.metadata) or Preprocess(size=(height, width), mean=(0.0,), std=(1.0,))
     return plan.apply(pixels)
+
+
+def _as_taken(inputs: Inputs, source: Source) -> npt.NDArray[Any]:
+    """The pixels that normalized `inputs` were, for a graph that takes those."""
+    if not source.options.get("bake_preprocess"):
+        return inputs
+    plan = baked_preprocess(source.metadata, type(source.module).__name__)
+    shares = inputs.transpose(0, 2, 3, 1) * np.asarray(plan.std) + np.asarray(plan.mean)
+    pixels: npt.NDArray[np.uint8] = np.clip(np.rint(shares / plan.scale), 0, 255).astype(np.uint8)
+    return pixels

@@ -38,7 +38,7 @@ else:  # on the device, where the files lie side by side
     from onnx_memory import limit_to_what_is_free
 
 DEFAULT_PROVIDERS = ("CPUExecutionProvider",)
-_INPUT_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
+_INPUT_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
 _KERNEL = "_kernel_time"
 _PRECISIONS = {"float": "f32", "float16": "f16", "bfloat16": "bf16", "uint8": "u8", "int8": "i8"}
 """ONNX Runtime's name of a kernel's first input -> what it computes in."""
@@ -78,7 +78,10 @@ def load(path: str, threads: int = 1, batch: int = 1, options: dict[str, Any] | 
 
 
 class Graph:
-    """A loaded graph: one float input of `input_shape` (`[batch, C, H, W]`), its first output the logits."""
+    """A loaded graph: one float input of `input_shape` (`[batch, C, H, W]`), its first output the logits.
+
+    One whose `dtype` is uint8 normalizes by itself: it takes pixels `[batch, H, W, C]`.
+    """
 
     def __init__(
         self, path: str, threads: int, batch: int, options: dict[str, Any], outline: Outline

@@ -116,7 +116,7 @@ def test_its_row_is_not_measured_and_the_others_of_the_same_runtime_are(
     accuracy: dict[str, Any] = {one.subject.name: one for one in found if one.quantity == "accuracy"}
     assert accuracy["net-fp32"].value is not None
     assert accuracy["net-bf16"].value is None
-    assert accuracy["net-bf16"].not_measured == "this CPU has no bfloat16"
+    assert str(accuracy["net-bf16"].not_measured).endswith("this CPU has no bfloat16")
 
 
 def test_times_of_kernels_are_called_means_for_openvino_keeps_no_others(
