@@ -62,6 +62,9 @@ class Backend:
     """What a recipe may ask of an export beyond what all backends have; its fields are the keys."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Distribution -> specifiers (PEP 440) of the versions that this was proven with, here and on devices."""
+    check: str | None = None
+    """`(Path, Source) -> measured`: what an exported file does here, as a `module:function`; it raises
+    `ModelError` where that is wrong. Not of files that are only timed."""
     opening_s: float = 0.0
     """How much longer than any other call one may take that opens an artifact, which is built there first."""
 
@@ -85,6 +88,12 @@ class Backend:
         facts = self._call(self.exporter, source, path)
         assert isinstance(facts, dict)
         return facts
+
+    def checked(self, source: Source, path: Path) -> dict[str, Any]:
+        """What `check` measured of the file that `source` was exported to; nothing without one."""
+        measured = self._call(self.check, path, source) if self.check is not None else {}
+        assert isinstance(measured, dict)
+        return measured
 
     def baseline_graph(self) -> bytes:
         """A graph of one node. Raises `MissingDependencyError` without its extra."""

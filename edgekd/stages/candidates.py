@@ -75,14 +75,17 @@ class Workbench:
         return {graph: P50(value=time.p50_ms, spread=time.spread) for graph, time in found.items()}
 
     def _export_all(self, folder: Path, candidates: Sequence[Candidate]) -> dict[str, Path]:
-        graphs = {}
+        from edgekd.stages.export_form import form_for
+
+        graphs, backend = {}, BACKENDS.load(self.backend)
         for number, candidate in enumerate(candidates):
             text = f"export {candidate.id}"
             self.context.emit({"event": "progress", "done": number, "total": len(candidates), "text": text})
-            graphs[candidate.id] = self._export(folder, f"candidate{number}", self._untrained(candidate))
+            form = form_for(self.context, self._untrained(candidate), backend, self.precision)
+            graphs[candidate.id] = self._export(folder, f"candidate{number}", form.source)
         if self.teacher is not None:
             model = load(self.teacher, trust_code=self.context.trust_code)
-            graphs[TEACHER] = self._export(folder, TEACHER, model)
+            graphs[TEACHER] = self._export(folder, TEACHER, form_for(self.context, model, backend).source)
         return graphs
 
     def _untrained(self, candidate: Candidate) -> Model:
@@ -105,12 +108,10 @@ class Workbench:
         finalized(quantized)
         return quantized
 
-    def _export(self, folder: Path, name: str, model: Model) -> Path:
+    def _export(self, folder: Path, name: str, source: Source) -> Path:
         backend = BACKENDS.load(self.backend)
         path = folder / f"{name}{backend.suffix}"
-        height, width = model.spec.preprocess.size
-        shape = (model.spec.network.in_channels, height, width)
-        backend.export(Source(model.module, shape), path)
+        backend.export(source, path)
         return path
 
 

@@ -162,7 +162,7 @@ def run(context: StageContext, config: ExportConfig, inputs: Inputs) -> Product:
     form = form_for(context, model, backend, precision)
     file = f"model{backend.suffix}"
     wanted = replace(form.source, options=config.options.get(name, {}))
-    exported = _write(backend, wanted, context.folder / file)
+    exported, measured = _write(backend, wanted, context.folder / file)
     files = [path.name for path in backend.files_of(context.folder / file)]
     facts = {
         **model_facts(model),
@@ -173,7 +173,7 @@ def run(context: StageContext, config: ExportConfig, inputs: Inputs) -> Product:
         "export": {**exported, **_int8_form(form, exported)},
         **_fidelity(context, form, file, backend),
     }
-    return Product("graph", facts, files)
+    return Product("graph", facts, files, measured)
 
 
 def _int8_form(form: Form, exported: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,10 +183,12 @@ def _int8_form(form: Form, exported: Mapping[str, Any]) -> dict[str, Any]:
     return {"int8_form": exported.get("int8_form", form.int8) if form.int8 == "trained" else form.int8}
 
 
-def _write(backend: Backend, source: Source, path: Path) -> dict[str, Any]:
-    if not isinstance(source.module, IsGraph):
-        return backend.export(source, path)
-    return adopt(source.module.path, source.input_shape, path)
+def _write(backend: Backend, source: Source, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Facts of the file, and what running it told."""
+    if isinstance(source.module, IsGraph):
+        return adopt(source.module.path, source.input_shape, path), {}
+    facts = backend.export(source, path)
+    return facts, backend.checked(source, path)
 
 
 def _fidelity(context: StageContext, form: Form, file: str, backend: Backend) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from edgekd.core.errors import MissingDependencyError
 from edgekd.core.shipped import shipped_recipes
 from edgekd.pipeline.plan import make_plan
 from edgekd.pipeline.recipe import load_recipe
@@ -33,7 +34,10 @@ def test_a_recipe_in_the_documentation_validates(
     for file in {file for step in plan.steps for file in step.config.files()}:
         if not file.is_absolute():
             file.touch()
-    check_recipe(plan)
+    try:
+        check_recipe(plan)
+    except MissingDependencyError as error:
+        pytest.skip(error.what)
 
 
 def test_the_documentation_shows_a_recipe() -> None:

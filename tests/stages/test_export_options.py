@@ -37,7 +37,8 @@ def test_each_part_has_the_options_of_its_own_backend() -> None:
     [
         ({"executorch": {"allow_inside": True}}, "`allow_inside`.*its options: allow_outside"),
         ({"executorch": {"allow_outside": "perhaps"}}, "`allow_outside`.*boolean"),
-        ({"onnx": {"allow_outside": True}}, "onnx: `allow_outside`.*its options: none"),
+        ({"onnx": {"allow_outside": True}}, "onnx: `allow_outside`.*its options: bake_preprocess"),
+        ({"openvino": {"allow_outside": True}}, "openvino: `allow_outside`.*its options: none"),
         ({"executorsh": {}}, "executorsh"),
     ],
 )

@@ -15,6 +15,7 @@ BACKEND = Backend(
     suffix=".onnx",
     companions=(COMPANION,),
     exporter="edgekd.backends.onnx.export:export",
+    check="edgekd.backends.onnx.optimization_check:check",
     extra="train",
     package="torch",
     runtime=Path(__file__).with_name("runtime.py"),

@@ -68,19 +68,15 @@ def export(source: Source, path: Path, *, one_file_bytes: int | None = ONE_FILE_
     The graph takes `input` float32 `[batch, C, H, W]` and gives `logits` float32 `[batch, classes]`; `batch`
     is dynamic. With the option `bake_preprocess` it takes uint8 pixels `[batch, H, W, C]` and normalizes them
     as the metadata's `preprocess` says. fp16: weights and arithmetic are of half precision between two casts.
-    Weights of more than `one_file_bytes` are beside it (.onnx.data); None: never. What ONNX Runtime's
-    optimizations make of the graph was compared with the graph as written. Raises `ModelError` when it cannot
-    be exported or the two differ, `StoreError` when it cannot be written.
+    Weights of more than `one_file_bytes` are beside it (.onnx.data); None: never. Raises `ModelError` when it
+    cannot be exported, `StoreError` when it cannot be written.
     """
-    from edgekd.backends.onnx.optimization_check import compared  # ONNX Runtime, which `write` does without
-
     with replacing_both(path) as made:
-        facts = write(source, made, one_file_bytes=one_file_bytes)
-        return {**facts, "optimized": compared(made, source)}
+        return write(source, made, one_file_bytes=one_file_bytes)
 
 
 def write(source: Source, path: Path, *, one_file_bytes: int | None = ONE_FILE_BYTES) -> dict[str, Any]:
-    """As `export`, without running it, and `path` is written at once: for a folder of the caller's own."""
+    """As `export`, but `path` is written at once: for a folder of the caller's own."""
     module = source.module.exportable() if isinstance(source.module, Exportable) else source.module
     module = Half(module) if source.precision == "fp16" else module
     model = _exported(module, source.input_shape)

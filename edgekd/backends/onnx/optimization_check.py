@@ -32,8 +32,13 @@ _WITHOUT_SATURATION = {"config": {"session.x64quantprecision": "1"}}
 """On x86 without VNNI, integer kernels add two products in 16 bits, and weights beyond 64 overflow these."""
 
 
+def check(path: Path, source: Source) -> dict[str, Any]:
+    """`Backend.check`."""
+    return {"optimized": compared(path, source)}
+
+
 def compared(path: Path, source: Source) -> dict[str, Any]:
-    """Facts about the graph at `path`: how far its optimized answers are from those of the graph as written.
+    """How far the optimized answers of the graph at `path` are from those of the graph as written.
 
     Answers one image at a time, as the runtime runs by default, to `NUM_IMAGES` of the source's calibration
     images, else to random ones in the range of its preprocessing. Raises `ModelError` where the answers
@@ -89,7 +94,7 @@ def difference(found: Logits, expected: Logits) -> float:
 
 
 def _rounded(number: float) -> float:
-    """To two digits: the rest is the processor's, and facts are part of an artifact's digest."""
+    """To two digits: the rest is the processor's."""
     return float(f"{number:.1e}")
 
 
