@@ -47,40 +47,46 @@ def ingredients(
     `targets` and `plans`; a stage's `reads` says which of the latter count for it.
     """
     stage: Stage = STAGES.load(step.stage)
+    backends = _backends(step, inputs)
     always = ("seed", "threads", "device", "dtype")
     return {
         "stage": step.stage,
         "config": step.config.model_dump(mode="json", exclude={"name"}),
         "inputs": {name: [a.digest for a in artifacts] for name, artifacts in inputs.items()},
         "files": {path.name: _file_digest(path) for path in step.config.files()},
-        "code": _code(stage, step),
-        "libraries": {name: library_version(name) for name in _libraries(stage, step)} | _converters(step),
+        "code": _code(stage, backends),
+        "libraries": {name: library_version(name) for name in _libraries(stage, backends)}
+        | _converters(backends),
         "plugins": plugin_versions(),
         **{name: surroundings[name] for name in (*always, *stage.reads)},
     }
 
 
-def _code(stage: Stage, step: PlannedStep) -> dict[str, str]:
+def _backends(step: PlannedStep, inputs: Mapping[str, Sequence[Artifact]]) -> list[str]:
+    """Those that the step's settings name, and those of the graphs that it is given."""
+    graphs = [one for given in inputs.values() for one in given if one.kind == "graph"]
+    return sorted({*step.config.runs_in(), *(graph.facts["backend"] for graph in graphs)})
+
+
+def _code(stage: Stage, backends: Sequence[str]) -> dict[str, str]:
     """Digests of the packages that the stage declares; of the backends, of what the step uses."""
     whole = PACKAGE in stage.sources
     named = [name for name in stage.sources if name != PACKAGE]
     users = [*named, stage.run.__module__, *([_STAGES] if whole else [])]
-    of_backends = digest(users, step.config.runs_in() if whole else ())
+    of_backends = digest(users, backends if whole else ())
     found = {name: code_digest(name) for name in (*named, _STAGES, stage.run.__module__)}
     return found | ({PACKAGE: of_backends} if of_backends else {})
 
 
-def _libraries(stage: Stage, step: PlannedStep) -> list[str]:
-    of_backends = [name for backend in step.config.runs_in() for name in BACKENDS.load(backend).libraries]
+def _libraries(stage: Stage, backends: Sequence[str]) -> list[str]:
+    of_backends = [name for backend in backends for name in BACKENDS.load(backend).libraries]
     return sorted({*stage.libraries, *of_backends})
 
 
-def _converters(step: PlannedStep) -> dict[str, str]:
+def _converters(backends: Sequence[str]) -> dict[str, str]:
     """Versions of what converts in environments of its own, which may have libraries of the same names."""
-    backends = map(BACKENDS.load, step.config.runs_in())
-    return {
-        f"{one.name}/{name}": found for one in backends for name, found in one.converter_versions().items()
-    }
+    loaded = map(BACKENDS.load, backends)
+    return {f"{one.name}/{name}": found for one in loaded for name, found in one.converter_versions().items()}
 
 
 def key_of(parts: Mapping[str, Any]) -> str:

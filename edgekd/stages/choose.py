@@ -153,7 +153,7 @@ STAGE = Stage(
         Input("model", ("model",)),
     ),
     reads=("data", "limits", "targets"),
-    sources=("edgekd.networks", "edgekd.search", "edgekd.measure", "edgekd.stages.on_validation"),
+    sources=("edgekd.networks", "edgekd.search", "edgekd.measure", "edgekd.backends"),
     libraries=("torch", "onnxruntime"),
     row="shipped",
     title="ships",

@@ -16,7 +16,13 @@ from edgekd.backends.backend import Backend
 from edgekd.backends.catalogue import BACKENDS
 from edgekd.backends.names import BackendName, checked_options
 from edgekd.backends.onnx.adopt import adopt
-from edgekd.core.errors import AbsentRuntimeError, MissingDependencyError, ModelError, UsageError
+from edgekd.core.errors import (
+    AbsentRuntimeError,
+    MissingDependencyError,
+    ModelError,
+    UnprovenVersionError,
+    UsageError,
+)
 from edgekd.stages.context import StageContext
 from edgekd.stages.stage import Input, Inputs, KnownData, KnownStep, Part, Product, Stage, StageConfig
 
@@ -41,9 +47,13 @@ def _installed(written: Any) -> Any:
         return written
     found = []
     for name in BACKENDS.names():
-        with suppress(MissingDependencyError):
+        try:
             BACKENDS.load(name).require()
-            found.append(name)
+        except UnprovenVersionError:
+            raise  # it is here: to leave it out silently would look as if it were not
+        except MissingDependencyError:
+            continue
+        found.append(name)
     return found
 
 
@@ -250,7 +260,7 @@ STAGE = Stage(
     reads=("data", "targets"),
     parts=parts,
     check=check,
-    sources=("edgekd.networks", "edgekd.quant", "edgekd.backends"),
+    sources=("edgekd.networks", "edgekd.quant", "edgekd.backends", "edgekd.measure"),
     libraries=("torch", "onnx", "onnxscript", "onnxruntime"),
     estimate=lambda config, num_images: 6.0,
 )

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from edgekd.backends.backend import Backend
 from edgekd.backends.catalogue import BACKENDS
 from edgekd.backends.onnx.backend import BACKEND as ONNX
-from edgekd.core.errors import MissingDependencyError, RecipeError
+from edgekd.core.errors import MissingDependencyError, RecipeError, UnprovenVersionError
 from edgekd.core.registry import Entry
 from edgekd.pipeline.plan import Plan, make_plan
 from edgekd.pipeline.recipe import load_recipe
@@ -160,3 +160,12 @@ def test_installed_is_every_backend_whose_package_is_here(
     assert "other" in here
     monkeypatch.setattr(f"{__name__}.OTHER", replace(OTHER, package="not_there"))
     assert ExportConfig.model_validate({"backends": "installed"}).backends == here[:-1]
+
+
+def test_an_installed_backend_of_an_unproven_version_is_told_and_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{__name__}.OTHER", replace(OTHER, versions={"numpy": "<1"}))
+    with pytest.raises(UnprovenVersionError, match=r"numpy .* is out of the range <1") as caught:
+        ExportConfig.model_validate({"backends": "installed"})
+    assert caught.value.exit_code == 6

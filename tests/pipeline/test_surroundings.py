@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
 from edgekd.backends.catalogue import BACKENDS
+from edgekd.core.artifact import Artifact, Manifest
 from edgekd.core.errors import MissingDependencyError
 from edgekd.pipeline.keys import ABSENT, ingredients
 from edgekd.pipeline.plan import PlannedStep
 from edgekd.pipeline.surroundings import converter_versions, library_versions
+from edgekd.stages.choose import ChooseConfig
 from edgekd.stages.export import ExportConfig
 
 ELSE = ("seed", "threads", "device", "dtype", "data", "labeled_data", "limits", "targets", "plans")
@@ -42,3 +45,18 @@ def test_a_converter_stands_beside_the_libraries_here() -> None:
     step = PlannedStep("export", "export", ExportConfig(backends=("litert",)), {})
     libraries = ingredients(step, {}, dict.fromkeys(ELSE, ""))["libraries"]
     assert (libraries["litert/torch"], libraries["torch"]) == (told["torch"], version("torch"))
+
+
+def test_a_step_that_runs_graphs_depends_on_what_runs_each(tmp_path: Path) -> None:
+    """`choose` runs its candidates: by their runtimes' code and libraries, and those of no others."""
+    step = PlannedStep("choose", "choose", ChooseConfig(), {})
+    given = {name: [graph_of(name, tmp_path / name)] for name in ("onnx", "openvino")}
+    alone = ingredients(step, {"candidates": given["onnx"]}, dict.fromkeys(ELSE, ""))
+    both = ingredients(step, {"candidates": [*given["onnx"], *given["openvino"]]}, dict.fromkeys(ELSE, ""))
+    assert "openvino" not in alone["libraries"]
+    assert "openvino" in both["libraries"]
+    assert alone["code"]["edgekd.backends"] != both["code"]["edgekd.backends"]
+
+
+def graph_of(backend: str, folder: Path) -> Artifact:
+    return Artifact(folder, Manifest(kind="graph", facts={"backend": backend}, files={}))
