@@ -218,7 +218,7 @@ def integers(case: Case, profile: str) -> nn.Module:
 
 def answers(case: Case, backend: Backend, path: Path) -> tuple[Logits, dict[str, Any]]:
     runtime = backend.checked_by or backend.name
-    with open_device(LocalTarget(name="local")) as device:
+    with open_device(LocalTarget(name="local", options=dict(backend.check_options))) as device:
         stored = path.with_name("images.npy")
         np.save(stored, case.images, allow_pickle=False)
         entry = device.artifact("graph", path, backend=runtime, images=stored, preprocess=case.preprocess)

@@ -49,6 +49,8 @@ class Backend:
     """Of an FP32 file's logits against torch's, relative to the largest logit."""
     checked_by: str | None = None
     """Another backend, whose runtime checks an exported file where the own one needs special hardware."""
+    check_options: Mapping[str, Any] = field(default_factory=dict)
+    """A target's options while it runs a file in order to check it."""
     companions: tuple[str, ...] = ()
     """Suffixes of files that belong beside an artifact's file, under the same stem.
 

@@ -52,6 +52,11 @@ def quantized(layer: nn.Module, bits: int, bias_form: BiasForm, *, learn_step: b
     return layer
 
 
+def smallest_step(dtype: torch.dtype) -> float:
+    """The smallest positive normal number: what is below, some devices take for zero."""
+    return float(torch.finfo(dtype).smallest_normal)
+
+
 @torch.no_grad()
 def bias_codes(layer: QuantizedLayer, input_step: Tensor) -> tuple[Tensor, Tensor]:
     """(codes float32 `[C_out]`, step `[C_out]`) of the bias on the grid `input_step * weight_step`."""
@@ -85,6 +90,10 @@ class ExportedQuantizer(nn.Module):
         self.zero_point = int(quantizer.zero_point)
         self.low, self.high = quantizer.low, quantizer.high
 
+    def convert(self, dtype: torch.dtype) -> None:
+        """A step that is a number of another type."""
+        self.step = max(float(torch.tensor(self.step, dtype=dtype)), smallest_step(dtype))
+
     def forward(self, x: Tensor) -> Tensor:
         return torch.ops.edgekd.qdq(x, self.step, self.zero_point, self.low, self.high)  # type: ignore[no-any-return]
 
@@ -101,6 +110,15 @@ class ExportedConstant(nn.Module):
         self.register_buffer("codes", codes)
         self.register_buffer("step", step.detach().clone())
         self.register_buffer("zero_point", torch.zeros_like(step, dtype=codes.dtype))
+
+    @torch.no_grad()
+    def convert(self, dtype: torch.dtype) -> None:
+        """Steps of another type, and codes that say with those what they said before."""
+        old, self.step = self.step, self.step.to(dtype).clamp_min(smallest_step(dtype))
+        limits = torch.iinfo(self.codes.dtype)
+        ratio = (old.double() / self.step.double()).view([-1] + [1] * (self.codes.ndim - 1))
+        codes = (self.codes.double() * ratio).round_().clamp_(limits.min + 1, limits.max)
+        self.codes = codes.to(self.codes.dtype)
 
     def forward(self) -> Tensor:
         return torch.ops.edgekd.dq(self.codes, self.step, self.zero_point)  # type: ignore[no-any-return]

@@ -15,6 +15,7 @@ from edgekd.networks.tap import Taps
 from edgekd.quant.fake_quantization import ActivationQuantizer
 from edgekd.quant.folding import Renames
 from edgekd.quant.layers import (
+    ExportedConstant,
     ExportedLayer,
     ExportedQuantizer,
     QuantizedLayer,
@@ -81,9 +82,11 @@ class QuantizedModule(fx.GraphModule):
             if isinstance(module, QuantizedLayer):
                 yield str(node.target), module, self._step_of(node.args[0])
 
-    def exportable(self) -> nn.Module:
+    def exportable(self, dtype: torch.dtype = torch.float32) -> nn.Module:
         """A copy that computes the same with int8 weights and Q/DQ operators.
 
+        dtype: of everything that is not an integer, steps among it; weights keep their values as far as steps
+        of that type can tell them.
         Raises `ModelError` while quantizers still observe or biases are off their grid (`finalize` first).
         """
         copied = copy.deepcopy(self)
@@ -96,7 +99,10 @@ class QuantizedModule(fx.GraphModule):
             if quantizer.observer is not None:
                 raise ModelError("the quantizers are not calibrated", fix="call `calibrate`, then `finalize`")
             _set_module(copied, path, ExportedQuantizer(quantizer))
-        return copied
+        for module in copied.modules():
+            if isinstance(module, ExportedConstant | ExportedQuantizer):
+                module.convert(dtype)
+        return copied.to(dtype)
 
     def _step_of(self, source: object) -> Tensor | None:
         if not isinstance(source, fx.Node) or source.op != "call_module":

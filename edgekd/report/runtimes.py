@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from edgekd.backends.catalogue import BACKENDS
 from edgekd.core.errors import UsageError
@@ -83,7 +84,7 @@ def _row(source: Source, row: Row, target: str) -> RuntimeRow:
         position=source.record.rows.index(row) + 1,
         runtime=_title(subject.backend if subject else ""),
         precision=row.precision,
-        form=str(facts.get("export", {}).get("int8_form", "")) if row.precision == "int8" else "",
+        form=_form(facts.get("export", {})) if row.precision == "int8" else "",
         final=row.name == source.record.final,
         numbers=dict(_numbers(source, row, target)),
         executed=_executed(accuracy.detail.get("precisions", {}) if accuracy else {}),
@@ -109,6 +110,13 @@ def _title(backend: str) -> str:
         return BACKENDS.load(backend).title
     except UsageError:  # of a plug-in that is not installed where the report is written
         return backend
+
+
+def _form(exported: Mapping[str, Any]) -> str:
+    """How the integers came about, and what is around them where that is not float32."""
+    around = exported.get("float_layers", "fp32")
+    parts = (exported.get("int8_form", ""), f"{str(around).upper()} around" if around != "fp32" else "")
+    return ", ".join(str(part) for part in parts if part)
 
 
 def _executed(precisions: Mapping[str, int]) -> str:

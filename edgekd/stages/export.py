@@ -212,7 +212,7 @@ def _fidelity(context: StageContext, form: Form, file: str, backend: Backend) ->
     model = form.model
     runtime = backend.checked_by or backend.name
     try:
-        logits = _val_logits_of_file(context, model, context.folder / file, runtime)
+        logits = _val_logits_of_file(context, model, context.folder / file, backend)
     except AbsentRuntimeError as error:
         text = f"{backend.title} did not run the exported file: {error.what}"
         context.emit({"event": "note", "text": text})
@@ -234,7 +234,7 @@ def _fidelity(context: StageContext, form: Form, file: str, backend: Backend) ->
     }
 
 
-def _val_logits_of_file(context: StageContext, model: Model, path: Path, runtime: str) -> Logits:
+def _val_logits_of_file(context: StageContext, model: Model, path: Path, backend: Backend) -> Logits:
     """On the first target that has the runtime, else here. Raises `AbsentRuntimeError`."""
     from edgekd.measure.probes import predict
     from edgekd.stages.model_files import evaluation_arrays
@@ -243,7 +243,9 @@ def _val_logits_of_file(context: StageContext, model: Model, path: Path, runtime
 
     preprocess = model.spec.preprocess
     images, _ = evaluation_arrays(context, preprocess, "val")
-    *targets, here = [*context.reached, LocalTarget(name=LOCAL)]
+    runtime = backend.checked_by or backend.name
+    places = (*context.reached, LocalTarget(name=LOCAL))
+    *targets, here = [place.with_options(backend.check_options) for place in places]
     for target in targets:
         with suppress(AbsentRuntimeError):
             return predict(path, images, preprocess, target, backend=runtime)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import field_validator
 
@@ -95,6 +95,10 @@ class Target(Config):
         if not 1 <= threads <= MOST_THREADS:
             raise ValueError(f"threads must be at least 1 and at most {MOST_THREADS}")
         return threads
+
+    def with_options(self, options: Mapping[str, Any]) -> Self:
+        """The same place, its runtime asked for something else."""
+        return self.model_copy(update={"options": {**self.options, **options}})
 
     def facts(self) -> dict[str, Any]:
         """How it is reached and set up; what the device is, its agent says."""

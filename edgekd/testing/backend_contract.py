@@ -121,7 +121,7 @@ def exported(name: str, folder: Path, precision: Precision = "fp32") -> tuple[Ba
 
 def run(backend: Backend, path: Path, *, batch: int = 1) -> Ran:
     """The file through the agent on this machine, by the runtime that checks this backend's files here."""
-    with open_device(LocalTarget(name="local")) as device:
+    with open_device(LocalTarget(name="local", options=dict(backend.check_options))) as device:
         stored = path.with_name("images.npy")
         np.save(stored, images(), allow_pickle=False)
         runtime = backend.checked_by or backend.name

@@ -67,6 +67,28 @@ def test_what_ships_and_what_stands_beside_it_and_nothing_else(run: Path) -> Non
     assert rows[1].executed == "21 u8, 3 f32"
 
 
+@pytest.mark.parametrize(
+    ("exported", "told"),
+    [
+        ({"int8_form": "trained", "float_layers": "fp32"}, "trained"),
+        ({"int8_form": "trained", "float_layers": "fp16"}, "trained, FP16 around"),
+        ({"int8_form": "native-ptq"}, "native-ptq"),
+        ({}, ""),
+    ],
+)
+def test_it_tells_what_integers_came_of_and_what_is_around_them(
+    run: Path, exported: dict[str, str], told: str
+) -> None:
+    record = RunRecord.model_validate_json((run / RECORD).read_bytes())
+    (graph,) = {row.graph_step for row in record.rows if row.name == OTHER.name}
+    steps = tuple(
+        step.model_copy(update={"facts": {**step.facts, "export": exported} if step.name == graph else {}})
+        for step in record.steps
+    )
+    (run / RECORD).write_text(record.model_copy(update={"steps": steps}).model_dump_json())
+    assert group(run).rows[1].form == told
+
+
 def test_speed_is_against_what_ships(run: Path) -> None:
     final, other, _ = group(run).rows
     assert other.numbers["speedup"].value == pytest.approx(0.83 / 0.41, rel=0.02)

@@ -59,7 +59,7 @@ class Half(nn.Module):
 class Exportable(Protocol):
     """A module that has another form for export (a quantized one)."""
 
-    def exportable(self) -> nn.Module: ...
+    def exportable(self, dtype: torch.dtype = ...) -> nn.Module: ...
 
 
 def export(source: Source, path: Path, *, one_file_bytes: int | None = ONE_FILE_BYTES) -> dict[str, Any]:

@@ -17,20 +17,20 @@ _TRANSLATION_OPSET = 18
 def qdq(x: Tensor, step: float, zero_point: int, low: int, high: int) -> Tensor:
     """Quantize and dequantize a whole tensor: `(clamp(round(x / step) + zp, low, high) - zp) * step`.
 
-    Division and rounding half to even, as ONNX QuantizeLinear; `step` is a float32 value.
+    Division and rounding half to even, as ONNX QuantizeLinear; `step` is a value of x's type.
     """
-    scale = torch.tensor(step, dtype=torch.float32, device=x.device)
+    scale = torch.tensor(step, dtype=x.dtype, device=x.device)
     codes = (x / scale).round_().add_(zero_point).clamp_(low, high)
     return codes.sub_(zero_point).mul_(scale)
 
 
 def dq(codes: Tensor, step: Tensor, zero_point: Tensor) -> Tensor:
-    """Dequantize a constant along axis 0: codes int8 or int32 `[C, ...]`, step float32 `[C]`.
+    """Dequantize a constant along axis 0: codes int8 or int32 `[C, ...]`, step float32 or float16 `[C]`.
 
     `zero_point` (`[C]`, dtype of codes) must be zero. It is there because ONNX Runtime forms QGemm only from
     a DequantizeLinear with an explicit zero point (onnxruntime pull request 28714).
     """
-    return codes.float() * step.view([-1] + [1] * (codes.ndim - 1))
+    return codes.to(step.dtype) * step.view([-1] + [1] * (codes.ndim - 1))
 
 
 # `define` and not `custom_op`, which imports the compiler (two seconds) at the first call.
@@ -39,7 +39,7 @@ torch.library.define("edgekd::dq", "(Tensor codes, Tensor step, Tensor zero_poin
 torch.library.impl("edgekd::qdq", "CompositeExplicitAutograd", qdq)
 torch.library.impl("edgekd::dq", "CompositeExplicitAutograd", dq)
 torch.library.register_fake("edgekd::qdq", lambda x, *_: torch.empty_like(x))
-torch.library.register_fake("edgekd::dq", lambda codes, *_: torch.empty_like(codes, dtype=torch.float32))
+torch.library.register_fake("edgekd::dq", lambda codes, step, _: torch.empty_like(codes, dtype=step.dtype))
 
 
 @cache
@@ -51,7 +51,7 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     op: Any = values.Opset("", _TRANSLATION_OPSET)
 
     def translate_qdq(x: Any, step: float, zero_point: int, low: int, high: int) -> Any:
-        scale = op.Constant(value=ir.tensor(np.array(step, np.float32)))
+        scale = op.Constant(value=ir.tensor(np.array(step, x.dtype.numpy())))
         zero = op.Constant(value=ir.tensor(np.array(zero_point, np.int8 if low < 0 else np.uint8)))
         return op.DequantizeLinear(op.QuantizeLinear(x, scale, zero), scale, zero)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from edgekd.backends.backend import Backend
 from edgekd.backends.ranges import TORCH_AND_ONNX
+from edgekd.backends.tensorrt.options import TensorrtOptions
 
 BACKEND = Backend(
     name="tensorrt",
@@ -22,5 +23,7 @@ BACKEND = Backend(
     precisions=("fp32", "fp16", "int8"),
     checked_by="onnx",  # a GPU is not where files are made; ONNX Runtime takes the same file
     profiles=("tensorrt",),
+    check_options={"optimization": "none"},  # its optimizers are wrong on Q/DQ in half precision
+    options=TensorrtOptions,
     opening_s=1800.0,  # TensorRT times kernels while it builds; not known of any device: no GPU
 )

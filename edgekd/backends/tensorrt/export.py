@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import onnx
+import torch
 
+from edgekd.backends.onnx.export import Exportable, Half
 from edgekd.backends.onnx.export import export as export_onnx
 from edgekd.backends.source import Source
 from edgekd.backends.tensorrt.ahead import built_ahead
 from edgekd.backends.tensorrt.finding import ACCEPTED, Finding
 from edgekd.backends.tensorrt.graph_scope import scopes_of
+from edgekd.backends.tensorrt.options import TensorrtOptions
 from edgekd.backends.tensorrt.placement_rules import MATRIX, is_quantized
 from edgekd.backends.tensorrt.qdq_lint import as_facts, lint, rejected
 from edgekd.core.durable import replacing
@@ -30,9 +34,11 @@ def export(source: Source, path: Path) -> dict[str, Any]:
     fp16: converted to half precision between two casts. int8: with the quantizers it was trained with, which
     must stand as profile `tensorrt` says. Raises `ModelError` for what TensorRT refuses or cannot be
     exported, `StoreError` when it cannot be written; `path` then stays as it was.
+    With the option `float_layers: fp16` everything around the integers is of half precision, too.
     """
+    options = TensorrtOptions.model_validate(source.options)
     with replacing(path) as temporary:
-        facts = export_onnx(source, temporary, one_file_bytes=None)
+        facts = export_onnx(_typed(source, options), temporary, one_file_bytes=None)
         model = onnx.load(str(temporary))
         findings = lint(model)
         refuse(model, rejected(findings), type(source.module).__name__)
@@ -47,10 +53,22 @@ def export(source: Source, path: Path) -> dict[str, Any]:
     return {
         **facts,
         "precision": source.precision,
-        **({"int8_form": "trained", "int8_operators": quantized} if quantized else {}),
+        **(
+            {"int8_form": "trained", "int8_operators": quantized, "float_layers": options.float_layers}
+            if quantized
+            else {}
+        ),
         "findings": as_facts([finding for finding in findings if finding.severity == ACCEPTED]),
         "checks": {"linter": "nothing rejected", "tensorrt_rtx": ahead, "tensorrt": NO_GPU},
     }
+
+
+def _typed(source: Source, options: TensorrtOptions) -> Source:
+    """Without the options, which are none of ONNX's."""
+    source = replace(source, options={})
+    if options.float_layers == "fp32" or not isinstance(source.module, Exportable):
+        return source
+    return replace(source, module=Half(source.module.exportable(torch.float16)))
 
 
 def refuse(model: onnx.ModelProto, findings: list[Finding], where: str) -> None:

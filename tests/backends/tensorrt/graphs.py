@@ -15,7 +15,7 @@ import onnx
 import torch
 from torch import nn
 
-from edgekd.backends.onnx.export import INPUT, export
+from edgekd.backends.onnx.export import INPUT, Half, export
 from edgekd.backends.profile import PROFILES
 from edgekd.backends.source import Source
 from edgekd.backends.tensorrt.profile import TENSORRT
@@ -85,6 +85,11 @@ def exported(source: Source) -> bytes:
         return path.read_bytes()
 
 
+def _half_around(**settings: Any) -> onnx.ModelProto:
+    module = Half(quantized("tensorrt", **settings).exportable(torch.float16))  # type: ignore[operator]
+    return onnx.load_from_string(exported(Source(module, SHAPE, precision="int8")))
+
+
 def _ours(precision: Any, profile: str | None = None, **settings: Any) -> onnx.ModelProto:
     module = network() if profile is None else quantized(profile, **settings)
     return onnx.load_from_string(exported(Source(module, SHAPE, precision=precision)))
@@ -97,6 +102,8 @@ OURS: dict[str, Maker] = {
     "int8 for TensorRT": lambda: _ours("int8", "tensorrt"),
     "int8 for TensorRT, classifier in float": lambda: _ours("int8", "tensorrt", float_modules=("linear",)),
     "int8 for TensorRT, 7 bits": lambda: _ours("int8", "tensorrt", weight_bits=7),
+    "int8 for TensorRT, half around": lambda: _half_around(),
+    "int8 for TensorRT, classifier in half": lambda: _half_around(float_modules=("linear",)),
 }
 
 

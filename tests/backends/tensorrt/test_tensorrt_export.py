@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, numpy_helper
+from pydantic import ValidationError
 
 pytest.importorskip("torch", reason="needs `pip install 'edgekd[train]'`")
 
@@ -93,6 +95,51 @@ def test_the_reference_avoids_the_optimizer_that_spoils_half_precision(tmp_path:
         expected = network()(images()).numpy()
     found = kit.reference(path, images().numpy())
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.99
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Integers, and half precision around them."""
+    path = tmp_path_factory.mktemp("half") / "model.onnx"
+    options = {"float_layers": "fp16"}
+    return path, BACKEND.export(Source(quantized("tensorrt"), SHAPE, precision="int8", options=options), path)
+
+
+def test_integers_in_half_precision_are_those_of_the_float_file(
+    half: tuple[Path, dict[str, Any]], exported: dict[str, Any]
+) -> None:
+    path, facts = half
+    assert lint(path) == [] and facts["findings"] == []
+    assert (facts["precision"], facts["float_layers"]) == ("int8", "fp16")
+    assert exported["int8"][1]["float_layers"] == "fp32"
+    kinds = {tensor.name: tensor.data_type for tensor in onnx.load(path).graph.initializer}
+    assert TensorProto.FLOAT not in kinds.values()
+    assert len(codes(path)) >= 8 and codes(path) == codes(exported["int8"][0])
+
+
+def codes(path: Path) -> set[tuple[tuple[int, ...], bytes]]:
+    """The weights' integers; the two files may hold them in another order."""
+    stored = [numpy_helper.to_array(one) for one in onnx.load(path).graph.initializer]
+    return {(one.shape, one.tobytes()) for one in stored if one.dtype == np.int8 and one.ndim > 1}
+
+
+def test_half_precision_around_integers_answers_as_the_student(half: tuple[Path, dict[str, Any]]) -> None:
+    with torch.no_grad():
+        expected = quantized("tensorrt")(images()).numpy()
+    found = kit.reference(half[0], images().numpy())
+    assert np.abs(found - expected).max() <= 0.02 * np.abs(expected).max()
+
+
+@pytest.mark.skipif(not oracle.is_there(), reason=oracle.REASON)
+def test_tensorrt_rtx_builds_integers_in_half_precision(half: tuple[Path, dict[str, Any]]) -> None:
+    built = half[1]["checks"]["tensorrt_rtx"]
+    assert set(built["layers"].values()) == {"int8"}
+    assert built["layers"] == kit.weighed(onnx.load(half[0]))
+
+
+def test_an_option_of_no_meaning_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="float_layers"):
+        export(Source(network(), SHAPE, options={"float_layers": "fp8"}), tmp_path / "model.onnx")
 
 
 def test_quantizers_of_another_runtime_are_refused_with_node_module_and_fix(tmp_path: Path) -> None:
