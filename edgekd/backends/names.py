@@ -26,6 +26,8 @@ def _known_to(registry: Registry[Any], *words: str) -> Callable[[str], str]:
 
 AUTO = "auto"
 BackendName = Annotated[str, AfterValidator(_known_to(BACKENDS))]
+BackendOrAuto = Annotated[str, AfterValidator(_known_to(BACKENDS, AUTO))]
+"""Of one step, or `auto`: the one that ships."""
 ProfileName = Annotated[str, AfterValidator(_known_to(PROFILES, AUTO))]
 """Of a placement, or `auto`: that of the backend that ships."""
 

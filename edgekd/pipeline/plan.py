@@ -170,7 +170,9 @@ class _Builder:
         self._refuse_twice([row.name for row in self.rows])
         final = next(row.name for row in self.rows if row.graph_step == graphs[-1].name)
         rows = sorted(self.rows, key=lambda row: _order(row, self.main, self.controls))
-        return Plan(self.recipe, tuple(steps), tuple(rows), final)
+        shipped = _backend_of(graphs[-1].name, steps)
+        whole = (replace(step, config=step.config.shipping(shipped)) for step in steps)
+        return Plan(self.recipe, tuple(whole), tuple(rows), final)
 
     def _with_parts(self) -> Iterator[PlannedStep]:
         """The steps of the recipe, each followed by what it makes beside its own artifact."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
-from edgekd.backends.names import BackendName
+from edgekd.backends.names import AUTO, BackendOrAuto
 from edgekd.stages.context import StageContext
 from edgekd.stages.network_check import KnownSpace
 from edgekd.stages.stage import Input, Inputs, Product, Stage, StageConfig
@@ -32,11 +32,16 @@ class LatencyConfig(StageConfig):
     protocol: Literal["smoke", "rapid", "quick", "normal"] = Field(
         "smoke", description="how long each is timed"
     )
-    backend: BackendName = Field("onnx", description="format and runtime that are timed")
+    backend: BackendOrAuto = Field(
+        AUTO, description="format and runtime that are timed; auto: those of the graph that this recipe ships"
+    )
     teacher: str | None = Field(None, description="step that gives the teacher; default: the first")
 
     def runs_in(self) -> Sequence[str]:
-        return (self.backend,)
+        return () if self.backend == AUTO else (self.backend,)
+
+    def shipping(self, backend: str) -> Self:
+        return self.model_copy(update={"backend": backend}) if self.backend == AUTO else self
 
 
 def run(context: StageContext, config: LatencyConfig, inputs: Inputs) -> Product:

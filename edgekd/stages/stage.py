@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import Field
 
@@ -34,6 +34,10 @@ class StageConfig(Config):
     def runs_in(self) -> Sequence[str]:
         """The backends that the step exports to, whose runtimes its targets need."""
         return ()
+
+    def shipping(self, backend: str) -> Self:
+        """With what only the whole recipe tells: the backend of the graph that ships."""
+        return self
 
 
 @dataclass(frozen=True)

@@ -169,3 +169,20 @@ def test_an_installed_backend_of_an_unproven_version_is_told_and_not_left_out(
     with pytest.raises(UnprovenVersionError, match=r"numpy .* is out of the range <1") as caught:
         ExportConfig.model_validate({"backends": "installed"})
     assert caught.value.exit_code == 6
+
+
+@pytest.mark.parametrize(
+    ("latency", "shipped", "timed"),
+    [("{}", "other", "other"), ("{}", "onnx", "onnx"), ("{backend: onnx}", "other", "onnx")],
+)
+def test_candidates_are_timed_in_the_runtime_that_ships_unless_one_is_written(
+    tmp_path: Path, latency: str, shipped: str, timed: str
+) -> None:
+    """Told after `latency` in the recipe."""
+    before, after = GOOD.split("  - student:")
+    rest = after.partition("\n")[2].replace("export: {}", f"export: {{backends: [{shipped}]}}")
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"{before}  - latency: {latency}\n  - select: {{}}\n{rest}")
+    steps = {step.name: step for step in make_plan(load_recipe(str(file))).steps}
+    assert steps["latency"].config.runs_in() == (timed,)
+    assert steps["latency"].config.model_dump()["backend"] == timed
