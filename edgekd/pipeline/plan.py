@@ -76,11 +76,20 @@ def make_plan(recipe: Recipe, *, ablate: bool = False) -> Plan:
 
 
 def plans_of(plan: Plan) -> dict[str, Any]:
-    """What earlier steps may know of later ones: whether the shipped graph will be quantized, and how."""
-    quantizes = any(_stage(step).quantizes and not step.control for step in plan.steps)
+    """What earlier steps may know of later ones: the precision of the shipped graph, and its quantizers."""
     shipped = next(row.graph_step for row in plan.rows if row.name == plan.final)
     profile = next(iter(BACKENDS.load(_backend_of(shipped, plan.steps)).profiles), DEFAULT_PROFILE)
-    return {"precision": "int8" if quantizes else "fp32", "profile": profile}
+    written = next(step.config.ships_in() for step in plan.steps if step.name == shipped)
+    return {
+        "precision": written or ("int8" if _is_quantized(shipped, plan.steps) else "fp32"),
+        "profile": profile,
+    }
+
+
+def _is_quantized(name: str, steps: Sequence[PlannedStep]) -> bool:
+    """Whether the model that comes out of a step was quantized on the way."""
+    step = next(one for one in steps if one.name == name)
+    return _stage(step).quantizes or any(_is_quantized(one, steps) for one in step.inputs.get("model", ()))
 
 
 def _backend_of(graph_step: str, steps: Sequence[PlannedStep]) -> str:

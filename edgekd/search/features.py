@@ -19,16 +19,17 @@ from edgekd.search.space import Candidate
 if TYPE_CHECKING:
     from torch import nn
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Build = Callable[[NetworkSpec], "nn.Module"]
 
 CHANNEL_BLOCK = 8
 """Channels that one AVX2 register holds; runtimes compute whole blocks (ONNX Runtime's NCHWc does)."""
 
-_WEIGHT_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
-_CHANNEL_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 4 + 4 + 1 + 4 + 4}
+_WEIGHT_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "bf16": 4, "int8": 1}
+"""bf16: OpenVINO computes in it and stores float32."""
+_CHANNEL_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "bf16": 4, "int8": 4 + 4 + 1 + 4 + 4}
 """Per output channel: the bias; for int8 also scale and zero point of the weight and of the bias."""
-_OPERATOR_BYTES: dict[Precision, int] = {"fp32": 250, "fp16": 250, "int8": 800}
+_OPERATOR_BYTES: dict[Precision, int] = {"fp32": 250, "fp16": 250, "bf16": 250, "int8": 800}
 """Node, names and attributes; measured on exported graphs: 200-300 (fp32), 720-970 (ONNX Runtime's Q/DQ)."""
 
 

@@ -95,6 +95,9 @@ class ExportConfig(StageConfig):
                 raise ValueError(f"{name} has no {self.precision}; it has: {', '.join(precisions)}")
         return self
 
+    def ships_in(self) -> str | None:
+        return None if self.precision == "own" else self.precision
+
     def runs_in(self) -> Sequence[str]:
         return self.backends
 

@@ -26,7 +26,7 @@ class LatencyConfig(StageConfig):
 
     space: SpaceKey = "resnet_small"
     num_timed: Annotated[int, Field(ge=8, description="candidates that are exported and timed")] = 8
-    precision: Literal["auto", "fp32", "int8"] = Field(
+    precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = Field(
         "auto", description="auto: the precision that this recipe ships"
     )
     protocol: Literal["smoke", "rapid", "quick", "normal"] = Field(
@@ -89,7 +89,7 @@ def run(context: StageContext, config: LatencyConfig, inputs: Inputs) -> Product
     return Product("latency", facts, [TABLE])
 
 
-def shipped_precision(context: StageContext, written: Literal["auto", "fp32", "int8"]) -> Any:
+def shipped_precision(context: StageContext, written: str) -> Any:
     return (context.plans or {}).get("precision", "fp32") if written == "auto" else written
 
 

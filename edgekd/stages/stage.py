@@ -35,6 +35,10 @@ class StageConfig(Config):
         """The backends that the step exports to, whose runtimes its targets need."""
         return ()
 
+    def ships_in(self) -> str | None:
+        """The precision that the step gives to what it exports; None: the model's own."""
+        return None
+
     def shipping(self, backend: str) -> Self:
         """With what only the whole recipe tells: the backend of the graph that ships."""
         return self

@@ -17,7 +17,7 @@ from edgekd.backends.catalogue import BACKENDS
 from edgekd.backends.onnx.backend import BACKEND as ONNX
 from edgekd.core.errors import MissingDependencyError, RecipeError, UnprovenVersionError
 from edgekd.core.registry import Entry
-from edgekd.pipeline.plan import Plan, make_plan
+from edgekd.pipeline.plan import Plan, make_plan, plans_of
 from edgekd.pipeline.recipe import load_recipe
 from edgekd.pipeline.validation import check_recipe
 from edgekd.stages.export import ExportConfig
@@ -186,3 +186,13 @@ def test_candidates_are_timed_in_the_runtime_that_ships_unless_one_is_written(
     steps = {step.name: step for step in make_plan(load_recipe(str(file))).steps}
     assert steps["latency"].config.runs_in() == (timed,)
     assert steps["latency"].config.model_dump()["backend"] == timed
+
+
+@pytest.mark.parametrize(
+    ("export", "precision"),
+    [("{}", "int8"), ("{model: distill, precision: fp16}", "fp16"), ("{model: distill}", "fp32")],
+)
+def test_earlier_steps_know_the_precision_that_ships(tmp_path: Path, export: str, precision: str) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(GOOD.replace("export: {}", f"export: {export}"))
+    assert plans_of(make_plan(load_recipe(str(file))))["precision"] == precision
