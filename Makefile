@@ -18,13 +18,17 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Hundreds of processes start in the tests: each would compile edgekd, and each worker all tests, again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-devices test-backends lint bench bench-distill docs clean setup
+.PHONY: demo test test-runs test-devices test-backends lint bench bench-distill docs clean setup
 
 demo: .venv/ready ## one recipe from a teacher to a gated artifact
 	$(BIN)/edgekd run quickstart
 
 test: .venv/ready lint ## everything that must hold
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+# What takes minutes of whole runs: apart, so that `make test` stays one that is run often.
+test-runs: .venv/ready ## recipes from beginning to end: killed, interrupted, resumed, shared by processes
+	$(BIN)/python -m pytest -q -m runs -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Files run side by side: each has servers, namespaces and queues of its own.
 test-devices: .venv/ready ## real sshd, adbd, cables and emulated boards; says at the end what could not run

@@ -112,7 +112,7 @@ def test_the_error_is_one_of_a_missing_dependency() -> None:
     assert issubclass(BrokenDependencyError, MissingDependencyError)
 
 
-@pytest.mark.slow
+@pytest.mark.backends
 def test_a_broken_package_ends_a_run_with_6_before_a_step_is_made(tmp_path: Path) -> None:
     surroundings = put_into(tmp_path / "site", "openvino", "2026.4.1", "openvino", BROKEN)
     done = edgekd("run", *WITH_OPENVINO, folder=tmp_path, **surroundings)
@@ -146,7 +146,7 @@ def _loading(surroundings: dict[str, str]) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.backends
 def test_a_part_that_is_gone_is_broken_and_not_absent(tmp_path: Path) -> None:
     """Half an upgrade: pip thinks that it is there, so that installing it again would do nothing."""
     surroundings = put_into(
@@ -155,7 +155,7 @@ def test_a_part_that_is_gone_is_broken_and_not_absent(tmp_path: Path) -> None:
     assert "`openvino` is installed, and importing it fails: ModuleNotFoundError" in _loading(surroundings)
 
 
-@pytest.mark.slow
+@pytest.mark.backends
 def test_a_shared_library_that_ctypes_cannot_load_is_told_with_the_package_that_wants_it(
     tmp_path: Path,
 ) -> None:

@@ -67,7 +67,7 @@ def _digest_of_teacher(folder: Path) -> str | None:
     return next(step.digest for step in record.steps if step.name == "teacher")
 
 
-@pytest.mark.slow
+@pytest.mark.runs
 @pytest.mark.timeout(300)
 def test_130_and_143_in_the_middle_of_training_and_the_same_command_continues(tmp_path: Path) -> None:
     for name in ("whole", "stopped"):

@@ -28,6 +28,7 @@ def run(out: Path, *command: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.runs
 def test_two_processes_train_the_model_that_one_trains(tmp_path: Path) -> None:
     """Two phases, an adapter, per-sample terms and relations between the samples of both processes."""
     methods = ("fitnets", "rkd-d", "sp")

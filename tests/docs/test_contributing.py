@@ -23,7 +23,7 @@ from tests.cli.running import environment
 from tests.docs.reading import REPOSITORY, blocks, text_of
 from tests.docs.test_recipes import CONTRIBUTED
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.runs, pytest.mark.timeout(300)]
 
 BLOCKS = blocks(REPOSITORY / "CONTRIBUTING.md")
 NAMES = ("logit-standardization", "plain_cnn", "npy_pair", "reference", "wrapped", "halve")

@@ -22,7 +22,7 @@ from edgekd.pipeline.session import student_row
 from edgekd.store.store import Store
 from tests.pipeline.conftest import Finished, edgekd
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.runs, pytest.mark.timeout(400)]
 
 RECIPE = """
 data: {{source: digits, calibration: 64}}

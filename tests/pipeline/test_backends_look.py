@@ -42,7 +42,7 @@ def test_a_runtime_that_crashes_leaves_the_others(crashing: None) -> None:
     assert found.facts["cores"]
 
 
-@pytest.mark.slow
+@pytest.mark.backends
 def test_an_exporter_that_crashes_leaves_the_others(tmp_path: Path) -> None:
     surroundings = installed(
         tmp_path / "site", "openvino", "2026.4.1", "openvino", "import os\nos._exit(7)\n"

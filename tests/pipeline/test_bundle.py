@@ -126,6 +126,7 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(tiny_run: TinyRun, tmp_pat
     assert (tmp_path / "mine" / "work.txt").read_text() == "years of it"
 
 
+@pytest.mark.runs
 def test_a_release_is_measured_beside_and_the_gate_compares_with_it(
     bundle: Bundle, tiny_run: TinyRun, tmp_path: Path
 ) -> None:

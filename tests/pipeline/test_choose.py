@@ -113,6 +113,7 @@ def step_of(run: Path) -> StepRecord:
     return next(step for step in record.steps if step.name == "choose")
 
 
+@pytest.mark.runs
 @pytest.mark.timeout(400)
 def test_what_ships_is_one_of_the_candidates_byte_for_byte(chosen: Path) -> None:
     record = RunRecord.model_validate_json((chosen / "record.json").read_bytes())
@@ -134,6 +135,7 @@ def test_what_ships_is_one_of_the_candidates_byte_for_byte(chosen: Path) -> None
     assert shipped.slowness <= min(one.slowness for one in choice.candidates if one.standing == "pass") * 1.2
 
 
+@pytest.mark.runs
 def test_it_was_decided_on_validation_data_by_the_gates_limits(chosen: Path) -> None:
     choice = ChoiceRecord.model_validate(step_of(chosen).measured["choice"])
     record = RunRecord.model_validate_json((chosen / "record.json").read_bytes())
@@ -152,6 +154,7 @@ def test_it_was_decided_on_validation_data_by_the_gates_limits(chosen: Path) -> 
     assert choice.not_asked == ("gate.speedup.min = 1.01x",)
 
 
+@pytest.mark.runs
 def test_the_same_command_again_chooses_nothing_anew(chosen: Path) -> None:
     before = step_of(chosen)
     assert edgekd("run", "choosing.yaml", "--threads", "1", cwd=chosen.parents[3]).code in (0, 1, 3)
@@ -159,6 +162,7 @@ def test_the_same_command_again_chooses_nothing_anew(chosen: Path) -> None:
     assert (after.status, after.digest, after.measured) == ("cached", before.digest, before.measured)
 
 
+@pytest.mark.runs
 def test_every_report_says_what_ships_among_what_and_why(chosen: Path, tmp_path: Path) -> None:
     fact = facts_of(chosen).choice
     assert fact is not None

@@ -12,7 +12,7 @@ from edgekd.core.measurement import read_measurements
 from edgekd.core.run_record import RunRecord
 from tests.pipeline.conftest import TINY, TinyRun, edgekd
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.runs, pytest.mark.timeout(400)]
 
 KILL = "import os, signal\ndef kill():\n    os.kill(os.getpid(), signal.SIGKILL)\n"
 
@@ -59,7 +59,6 @@ def accuracies(folder: Path) -> dict[str, float | None]:
     return {m.subject.name: m.value for m in found if m.quantity == "accuracy"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("wrapper", [MID_EPOCH, BETWEEN_FSYNC_AND_RENAME], ids=["mid-epoch", "mid-rename"])
 def test_a_run_killed_while_it_makes_artifacts_ends_with_the_same_digests(
     tiny_run: TinyRun, tmp_path: Path, wrapper: str
@@ -76,7 +75,6 @@ def test_a_run_killed_while_it_makes_artifacts_ends_with_the_same_digests(
     assert left_behind(tmp_path) == []
 
 
-@pytest.mark.slow
 def test_a_run_killed_while_it_measures_ends_with_the_same_digests_and_accuracies(
     tiny_run: TinyRun, tmp_path: Path
 ) -> None:

@@ -189,6 +189,7 @@ def _asked(store: Store, what: str, evalset: Path | None, stop_at: int | None = 
     return asked
 
 
+@pytest.mark.runs
 @pytest.mark.parametrize("kind", ["run", "bundle"])
 def test_interrupted_it_goes_on_and_at_its_end_it_begins_anew(
     kind: str, bundle: Bundle, tmp_path: Path

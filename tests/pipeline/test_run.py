@@ -129,6 +129,7 @@ def test_another_seed_is_another_run_with_other_weights(tiny_run: TinyRun, tmp_p
     assert digests(other)["teacher"] != digests(tiny_run.folder)["teacher"]
 
 
+@pytest.mark.runs
 def test_max_time_stops_resumably_with_75_and_the_same_command_goes_on(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
     stopped = edgekd("run", "tiny.yaml", "--threads", "1", "--max-time", "0.01s", cwd=tmp_path)
@@ -138,6 +139,7 @@ def test_max_time_stops_resumably_with_75_and_the_same_command_goes_on(tmp_path:
     assert done.code == 0, done.err
 
 
+@pytest.mark.runs
 def test_two_runs_on_one_store_make_each_artifact_once(tiny_run: TinyRun, tmp_path: Path) -> None:
     import subprocess
     import sys

@@ -50,7 +50,7 @@ SHORT = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.runs
 @pytest.mark.timeout(600)
 def test_the_quickstart_runs_whole_in_a_shortened_form(tmp_path: Path) -> None:
     changes = [word for change in SHORT for word in ("--set", change)]

@@ -32,7 +32,7 @@ def digest(root: Path) -> str:
     return str(steps["distill"]["digest"])
 
 
-@pytest.mark.slow
+@pytest.mark.runs
 @pytest.mark.timeout(400)
 def test_interrupted_and_resumed_processes_end_with_the_same_weights(tmp_path: Path) -> None:
     for name in ("whole", "cut"):

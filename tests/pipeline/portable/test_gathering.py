@@ -153,6 +153,7 @@ def test_what_was_changed_by_hand_after_gathering_is_gathered_anew(run: Portable
     assert len(verdict(run).results) == 5
 
 
+@pytest.mark.runs
 def test_a_release_comes_along_and_is_compared_with(tmp_path: Path) -> None:
     store = Store(tmp_path / "earlier")
     (tmp_path / "work").mkdir()
