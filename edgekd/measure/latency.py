@@ -7,6 +7,8 @@ samples of one graph are `[R, B]` nanoseconds, and row r of two graphs was timed
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -34,6 +36,8 @@ FLATTERY_MAX = 1.25
 """How far the ratio of block minima may exceed that of the medians, by its interval's lower end."""
 LEAST_SPEEDUP = 0.01
 """Differences below it are not claimed."""
+_VALUE = re.compile(r" is (?=[+\d-])")
+"""Where a problem's number begins."""
 _STEAL = 7
 """Position of stolen ticks in a line of /proc/stat."""
 
@@ -212,6 +216,13 @@ def noise(processes: Sequence[Process], name: str) -> tuple[str, ...]:
     )
     reasons = [f"noise: {what} is {value:.3g}, over {most:g}" for what, value, most in checks if value > most]
     return (*reasons, *throttling(processes))
+
+
+def in_short(reasons: Sequence[str]) -> str:
+    """`p50 spread between processes (8 times), the ratio's interval`, of reasons like `WHO: PROBLEM`."""
+    problems = (reason.partition(": ")[2].removeprefix("noise: ") for reason in reasons)
+    kinds = Counter(_VALUE.split(problem, maxsplit=1)[0] for problem in problems)
+    return ", ".join(kind if count == 1 else f"{kind} ({count} times)" for kind, count in kinds.items())
 
 
 def shortage(processes: Sequence[Process], name: str, protocol: Protocol) -> tuple[str, ...]:

@@ -265,7 +265,8 @@ class _Work:
         count, pause_s = self.protocol.num_processes, self.protocol.cooldown_s
         self._total += count
         self.found.retry = {"reasons": reasons, "cooldown_s": pause_s, "processes_before": count}
-        self._emit({"event": "retry", "target": self.device.target.name, "reason": "; ".join(reasons)})
+        text = f"too noisy, so timed once more: {latency.in_short(reasons)}"
+        self._emit({"event": "retry", "target": self.device.target.name, "reason": text})
         self._time(count, pause_s)
 
     def _time(self, first: int, pause_s: float = 0.0) -> None:

@@ -124,7 +124,7 @@ def _told(source: Source) -> Iterator[str]:
         if event.get("event") == "note":
             yield f"{event.get('step', '')}: {event.get('text', '')}".removeprefix(": ")
         if event.get("event") == "retry":
-            yield f"Measured again on {event.get('target', '?')}: {event.get('reason', '?')}."
+            yield f"On {event.get('target', '?')}: {event.get('reason', '?')}."
     notes = source.record.provenance.get("data_notes", [])
     yield from (f"Data: {note}" for note in notes if isinstance(notes, list))
 

@@ -200,3 +200,15 @@ def test_a_ratio_may_be_as_uncertain_as_three_percent_or_a_tenth_of_its_distance
     ratio: float, widest: float
 ) -> None:
     assert latency.widest_half_width(ratio) == pytest.approx(widest, abs=1e-4)
+
+
+def test_reasons_in_short_are_told_once_each_with_how_often() -> None:
+    noisy = [process(seed, noise=0.01, a=value, b=value) for seed, value in enumerate([1.0, 1.4, 0.7, 1.6])]
+    reasons = [f"{name}: {reason}" for name in "ab" for reason in latency.noise(noisy, name)]
+    assert [one.partition(" is ")[0] for one in reasons].count("a: noise: p50 / minimum") == 1
+    width = "a / b: noise: the ratio's interval is +-15.2%, over 11.3%"
+    throttled = "a: throttled: the core throttle counter rose"
+    assert latency.in_short([*reasons, width, throttled]) == (
+        "p50 spread between processes (2 times), p50 / minimum (2 times), the ratio's interval, "
+        "throttled: the core throttle counter rose"
+    )
