@@ -108,6 +108,9 @@ def read(store: Store, kit: Path, run: str | None) -> StoredKit:
     chosen.artifact.verify()
     if manifest.precision != chosen.precision:
         raise DataError(f"it says {manifest.precision}, the artifact is {chosen.precision}", where=str(kit))
+    if not (kit / RESULT).is_file():
+        fix = f"run `sh kit/run.sh` on the device, and copy its {RESULT} into this folder"
+        raise DataError("the kit has no result yet", where=str(kit), fix=fix)
     facts = read_result(kit, kit / RESULT, chosen.path)
     now = datetime.now(UTC).replace(microsecond=0).isoformat()
     told = KitRecord(artifact=chosen.name, model_sha256=chosen.digest, read_at=now, **facts)

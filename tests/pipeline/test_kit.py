@@ -380,7 +380,7 @@ def test_the_commands_go_the_whole_way(store: Store, run: Path, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert "distilled (fp32), 3 test images in it" in done.stdout
     missing = edgekd("kit", "read", "kit", str(run), *where, folder=tmp_path)
-    assert missing.returncode == 2 and "result.json" in missing.stderr
+    assert missing.returncode == 2 and "copy its result.json into this folder" in missing.stderr
     on_a_device(tmp_path / "kit")
     done = edgekd("kit", "read", "kit", str(run), *where, folder=tmp_path)
     assert done.returncode == 0, done.stderr
